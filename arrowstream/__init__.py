@@ -1,0 +1,3 @@
+"""ArrowStream: a dataframe that never ends."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,118 @@
+"""What a source promises to the engine.
+
+A connector is two classes: a picklable description (`Source`), and the live thing it opens from a resume
+position (`Reader`). Batching, blocks, retries, back-off, rate and acknowledgement belong to the engine, so a
+connector stays thin. Optional abilities are the small protocols below; the engine asks with `isinstance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import polars as pl
+import pyarrow as pa
+
+Offset: TypeAlias = int | str | list[Any] | dict[str, Any]
+"""A position in a split, made of what JSON can hold. Only the source reads meaning into it."""
+
+REJECT_SCHEMA = pa.schema([("raw", pa.large_binary()), ("reason", pa.large_string())])
+"""The columns of rejected records: the raw bytes as they came, and why they are no row."""
+
+
+class EndOfStream(Exception):
+    """Raised by `Reader.poll` when the split has ended and will never give another row."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A description of a stream. It can be pickled, and making it does no I/O.
+
+    `replayable` says that `open(split, resume)` gives the same rows after the same position again, and that
+    the source is a `SupportsRange`; its blocks need no copies.
+    """
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    @property
+    def replayable(self) -> bool: ...
+
+    def splits(self) -> Sequence[str]:
+        """The names of the parts that can be read independently; may do I/O. Called once, at the start."""
+
+    def open(self, split: str, resume: Offset | None) -> Reader:
+        """Start to read after the position `resume`, or from the beginning.
+
+        Raises `SourceError` where trying again is of no use; any `OSError` is tried again with back-off.
+        """
+
+
+class Reader(Protocol):
+    """A split being read, by one thread."""
+
+    def poll(self, timeout: float) -> pa.RecordBatch | Reference | None:
+        """Rows of the source's schema, as many as are at hand; waits up to `timeout` seconds for the first.
+
+        None says that there was nothing in that time. Decode in bulk; never per record in Python. Raises
+        `EndOfStream` once the split has ended, and `OSError` when the connection broke: the engine then opens
+        the split again from `position()`, with back-off.
+        """
+
+    def position(self) -> Offset:
+        """Where the next row will come from: after the last row polled (or rejected)."""
+
+    def acknowledge(self, offset: Offset) -> None:
+        """All up to `offset` is safe with the engine; the source may forget it."""
+
+    def close(self) -> None:
+        """Let go of everything. A second call does nothing."""
+
+
+class Reference:
+    """A block's worth of rows that stays in the source until a task scans it (columnar files).
+
+    Given by `poll` instead of rows; the rows are those between the position before the poll and the one after.
+    """
+
+    __slots__ = ("nbytes", "num_rows")
+
+    def __init__(self, num_rows: int, nbytes: int) -> None:
+        self.num_rows = num_rows
+        self.nbytes = nbytes
+
+
+@runtime_checkable
+class SupportsRange(Protocol):
+    """A replayable source, whose rows between two positions can be read again at any time, by anyone."""
+
+    def scan(self, split: str, start: Offset | None, stop: Offset) -> pl.LazyFrame:
+        """The rows after `start` (None: from the beginning) up to `stop`, each time the same.
+
+        The two are positions that a reader of this split has given. Columns are the source's schema; the
+        engine pushes projection and filters into the frame.
+        """
+
+
+@runtime_checkable
+class SupportsRejects(Protocol):
+    """A reader that meets records which are no rows (malformed JSON, wrong type, not UTF-8)."""
+
+    def rejects(self) -> pa.RecordBatch | None:
+        """Records refused since the last call, as `REJECT_SCHEMA`; None where there are none."""
+
+
+@runtime_checkable
+class SupportsBounded(Protocol):
+    """A source that can say: what there is now, then end (`ctx.run()`)."""
+
+    def bounded(self) -> Source:
+        """This source, but ending where it would otherwise wait for more."""
+
+
+@runtime_checkable
+class SupportsCheck(Protocol):
+    """A source that can look, when the context starts, whether it can be opened at all."""
+
+    def check(self) -> None:
+        """Raise `SourceError` with the cure where the host is not there, the path is wrong and the like."""

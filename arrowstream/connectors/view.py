@@ -1,0 +1,38 @@
+"""What SQL sees of a sink's output at one instant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """The rows of an output: those of whole Parquet files and those in memory, together.
+
+    schema    the columns
+    rows      Arrow tables in memory (an output that is held, or kept there at all)
+    files     absolute paths of Parquet files, complete and never changed again
+    database  for an output that lives in DuckDB: gives a new cursor on the database that holds it, and the
+              quoted, qualified name of the table there; `rows` and `files` are then empty
+    """
+
+    schema: pa.Schema
+    rows: tuple[pa.Table, ...] = ()
+    files: tuple[str, ...] = ()
+    database: DatabaseTable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseTable:
+    """A table of a DuckDB database that is open in this process."""
+
+    path: str
+    qualified_name: str
+    cursor: Callable[[], duckdb.DuckDBPyConnection] = field(compare=False)

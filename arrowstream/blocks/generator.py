@@ -1,0 +1,116 @@
+"""Cut what a reader polls into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+import pyarrow as pa
+
+from arrowstream.blocks.block import Block, BlockInfo, BlockKind
+from arrowstream.connectors.source import Offset, Reference
+from arrowstream.ids import BlockId, SourceId
+from arrowstream.settings import BlockSettings
+
+
+class BlockGenerator:
+    """Cut incoming record batches into blocks by rows, bytes or age.
+
+    Belongs to one receiver thread. Rows leave in the order they came; what one `append` brings stays in one
+    block, so that a block always ends at a position of its reader. A reference is a block of its own.
+    """
+
+    def __init__(
+        self,
+        source: SourceId,
+        split: str,
+        *,
+        settings: BlockSettings,
+        replayable: bool,
+        start: Offset | None,
+        position: int,
+        new_id: Callable[[], BlockId],
+    ) -> None:
+        self._source, self._split = source, split
+        self._settings, self._replayable, self._new_id = settings, replayable, new_id
+        self._position = count(position)
+        self._start: Offset | None = start
+        self._stop: Offset | None = start
+        self._rows: list[pa.RecordBatch] = []
+        self._rejects: list[pa.RecordBatch] = []
+        self._count = self._bytes = 0
+        self._created: float | None = None
+
+    @property
+    def due(self) -> float | None:
+        """The clock at which the open block must be sealed; None while there is no row in it."""
+        return None if self._created is None else self._created + self._settings.interval
+
+    def append(
+        self, rows: pa.RecordBatch | Reference | None, rejects: pa.RecordBatch | None, stop: Offset, now: float
+    ) -> list[Block]:
+        """Take in what one poll gave, up to the position `stop`; the blocks that are full now."""
+        sealed: list[Block] = []
+        if isinstance(rows, Reference):
+            sealed += self.seal()
+            start, self._start = self._start, stop
+            sealed.append(Block(self._info("rows", rows.num_rows, rows.nbytes, start, stop, now, held=False), None))
+        elif rows is not None and rows.num_rows:
+            self._rows.append(rows)
+            self._count += rows.num_rows
+            self._bytes += rows.nbytes
+        if rejects is not None and rejects.num_rows:
+            self._rejects.append(rejects)
+            self._bytes += rejects.nbytes
+        self._stop = stop
+        if self._created is None and (self._rows or self._rejects):
+            self._created = now
+        if self._count >= self._settings.rows or self._bytes >= self._settings.bytes:
+            sealed += self.seal()
+        return sealed
+
+    def tick(self, now: float) -> list[Block]:
+        """The open block, if its time has come."""
+        return self.seal() if self.due is not None and now >= self.due else []
+
+    def seal(self) -> list[Block]:
+        """The open block, whatever its age: its rows, then its rejects; nothing where it is empty."""
+        if self._created is None:
+            return []
+        start, self._start = self._start, self._stop
+        sealed = []
+        kinds: tuple[tuple[BlockKind, list[pa.RecordBatch]], ...] = (("rows", self._rows), ("rejects", self._rejects))
+        for kind, batches in kinds:
+            if batches:
+                data = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+                info = self._info(kind, data.num_rows, data.nbytes, start, self._stop, self._created, held=True)
+                sealed.append(Block(info, data))
+        self._rows, self._rejects = [], []
+        self._count = self._bytes = 0
+        self._created = None
+        return sealed
+
+    def _info(
+        self,
+        kind: BlockKind,
+        rows: int,
+        nbytes: int,
+        start: Offset | None,
+        stop: Offset | None,
+        created: float,
+        held: bool,
+    ) -> BlockInfo:
+        return BlockInfo(
+            id=self._new_id(),
+            source=self._source,
+            split=self._split,
+            position=next(self._position),
+            start=start,
+            stop=stop,
+            rows=rows,
+            nbytes=nbytes,
+            created=created,
+            kind=kind,
+            held=held,
+            replayable=self._replayable and kind == "rows",
+        )

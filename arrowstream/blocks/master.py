@@ -1,0 +1,134 @@
+"""Which block is where, and which still wait for a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from arrowstream.blocks.block import BlockInfo
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, DropBlocks
+from arrowstream.blocks.placement import next_workers
+from arrowstream.connectors.source import Offset
+from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
+
+
+@dataclass(slots=True)
+class _Entry:
+    info: BlockInfo
+    workers: set[WorkerId]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPosition:
+    """How far the master knows a split: the position of its last block's last row, and the next block's number."""
+
+    offset: Offset | None = None
+    next_block: int = 0
+
+
+@dataclass(slots=True)
+class BlockMaster:
+    """Keeps the book of a unit's blocks; does no I/O and belongs to the driver's thread.
+
+    A block is Waiting -> (`allot`) -> Allotted -> (`committed`) -> gone. Where a worker is lost, copies are
+    ordered from those that still hold its blocks.
+    """
+
+    unit: UnitId
+    replication: int
+    _blocks: dict[BlockId, _Entry] = field(default_factory=dict)
+    _waiting: dict[BlockId, None] = field(default_factory=dict)
+    _splits: dict[tuple[SourceId, str], SplitPosition] = field(default_factory=dict)
+    waiting_rows: int = 0
+    waiting_bytes: int = 0
+
+    def added(self, event: BlockAdded) -> None:
+        """A receiver's block is known from now on. Blocks of one split come in order."""
+        info = event.info
+        self._blocks[info.id] = _Entry(info, set(event.workers))
+        self._waiting[info.id] = None
+        self.waiting_rows += info.rows
+        self.waiting_bytes += info.nbytes
+        self._splits[info.source, info.split] = SplitPosition(info.stop, info.position + 1)
+
+    def copied(self, event: BlockCopied) -> None:
+        if event.block in self._blocks:
+            self._blocks[event.block].workers.add(event.worker)
+
+    def position(self, source: SourceId, split: str) -> SplitPosition:
+        """Where a receiver of this split begins, or goes on after another one was lost."""
+        return self._splits.get((source, split), SplitPosition())
+
+    def workers(self, block: BlockId) -> Sequence[WorkerId]:
+        """Who holds the rows of a block, in a fixed order."""
+        return sorted(self._blocks[block].workers)
+
+    @property
+    def waiting(self) -> int:
+        """Blocks that wait for a batch."""
+        return len(self._waiting)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the first row of the oldest waiting block came."""
+        return min((self._blocks[block].info.created for block in self._waiting), default=None)
+
+    def allot(self, max_rows: int | None, max_bytes: int) -> list[BlockInfo]:
+        """Take blocks for a batch, in the order they came, up to the limits but at least one.
+
+        They come back in order of arrival: by source, split and position.
+        """
+        taken: list[BlockInfo] = []
+        rows = nbytes = 0
+        for block in self._waiting:
+            info = self._blocks[block].info
+            full = nbytes + info.nbytes > max_bytes or (max_rows is not None and rows + info.rows > max_rows)
+            if taken and full:
+                break
+            taken.append(info)
+            rows += info.rows
+            nbytes += info.nbytes
+        for info in taken:
+            del self._waiting[info.id]
+        self.waiting_rows -= rows
+        self.waiting_bytes -= nbytes
+        return sorted(taken, key=lambda info: (info.source, info.split, info.position))
+
+    def committed(self, blocks: Iterable[BlockInfo]) -> list[tuple[WorkerId, DropBlocks]]:
+        """The batch of these blocks is committed: whoever holds them lets them go."""
+        drops: dict[WorkerId, list[BlockId]] = {}
+        for info in blocks:
+            for worker in self._blocks.pop(info.id).workers:
+                drops.setdefault(worker, []).append(info.id)
+        return [(worker, DropBlocks(ids)) for worker, ids in drops.items()]
+
+    def lost(
+        self, worker: WorkerId, alive: Sequence[WorkerId]
+    ) -> tuple[list[tuple[WorkerId, CopyBlock]], list[BlockInfo]]:
+        """A worker is gone: copies to order, and the blocks of which no copy is left anywhere.
+
+        Blocks that can be scanned from their source again are never lost.
+        """
+        orders: list[tuple[WorkerId, CopyBlock]] = []
+        gone: list[BlockInfo] = []
+        for entry in self._blocks.values():
+            entry.workers.discard(worker)
+            info = entry.info
+            if info.replayable or not info.held:
+                continue
+            if not entry.workers:
+                gone.append(info)
+                continue
+            missing = min(self.replication, len(alive)) - len(entry.workers)
+            holder = min(entry.workers)
+            spare = [other for other in next_workers(holder, alive, len(alive)) if other not in entry.workers]
+            orders += [(holder, CopyBlock(self.unit, info.id, to)) for to in spare[: max(missing, 0)]]
+        return orders, gone
+
+    def forget(self, blocks: Iterable[BlockInfo]) -> None:
+        """These blocks are lost for good; the caller has said so to the user."""
+        for info in blocks:
+            self._blocks.pop(info.id, None)
+            if self._waiting.pop(info.id, 1) is None:
+                self.waiting_rows -= info.rows
+                self.waiting_bytes -= info.nbytes

@@ -11,7 +11,7 @@ UnitId = NewType("UnitId", str)
 """A connected plan of a context: the unit of batches, failure and checkpoint."""
 
 SourceId = NewType("SourceId", str)
-"""A source of a unit, by its place in the unit (`s0`, `s1`, ...)."""
+"""A source of a unit, by its place in the unit (`s000`, `s001`, ...)."""
 
 BlockId = NewType("BlockId", str)
 """A block: source, split, the worker that made it, and a number that worker counts up."""

@@ -1,0 +1,173 @@
+"""The logical plan: what the user has said, as a tree of small frozen nodes.
+
+Every node knows its columns (`schema`) and what kind of change it gives (`kind`) when it is made. Nodes are
+compared by identity: one that two outputs share is one node, and its work is done once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from arrowstream.connectors.changes import ChangeKind
+from arrowstream.connectors.sink import Sink
+from arrowstream.connectors.source import Source
+from arrowstream.plan.aggregates import Decomposition
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Node(ABC):
+    """A step of the plan. `schema` are its columns, `kind` the changes it gives."""
+
+    schema: pl.Schema
+    kind: ChangeKind
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[Node, ...]:
+        """The nodes it reads, in order."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """One line for `explain()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One recorded call of a LazyFrame method."""
+
+    method: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        result: pl.LazyFrame = getattr(frame, self.method)(*self.args, **self.kwargs)
+        return result
+
+    def __str__(self) -> str:
+        words = [_short(value) for value in self.args] + [f"{key}={_short(v)}" for key, v in self.kwargs.items()]
+        return f"{self.method}({', '.join(words)})"
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split()) if isinstance(value, pl.Expr) else repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SourceNode(Node):
+    """Rows as they arrive."""
+
+    name: str
+    source: Source
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return ()
+
+    @property
+    def label(self) -> str:
+        return f"Source {self.name}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rows(Node):
+    """Row-local LazyFrame calls, fused into one: Polars optimises them together, down into the source."""
+
+    input: Node
+    steps: tuple[Step, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return "Rows " + " . ".join(map(str, self.steps))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sql(Node):
+    """A row-local statement that DuckDB runs on each batch."""
+
+    input: Node
+    statement: str
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return f"Sql {' '.join(self.statement.split())}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MapBatches(Node):
+    """The user's function of a DataFrame; the user vouches that it is row-local."""
+
+    input: Node
+    function: Callable[[pl.DataFrame], pl.DataFrame]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return f"MapBatches {getattr(self.function, '__name__', type(self.function).__name__)}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Union(Node):
+    """All rows of several inputs of the same columns."""
+
+    parts: tuple[Node, ...]
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return self.parts
+
+    @property
+    def label(self) -> str:
+        return "Union"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Aggregate(Node):
+    """Running aggregates by key, kept as state; one row per group, updated in place."""
+
+    input: Node
+    keys: tuple[str, ...]
+    description: str
+    decomposition: Decomposition
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        by = f" by {', '.join(self.keys)}" if self.keys else ""
+        return f"Aggregate {self.description}{by}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Output(Node):
+    """A bound sink and the frame that goes into it."""
+
+    input: Node
+    sink: Sink
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return f"Output {self.sink.name} ({type(self.sink).__name__})"

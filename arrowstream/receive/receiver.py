@@ -1,0 +1,175 @@
+"""A receiver: one split, read by one thread into blocks for as long as the context runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import tenacity
+
+from arrowstream.blocks.block import Block
+from arrowstream.blocks.generator import BlockGenerator
+from arrowstream.clock import Clock
+from arrowstream.connectors.source import EndOfStream, Offset, Reader, Source, SupportsRejects
+from arrowstream.errors import ArrowStreamError
+
+POLL_SECONDS = 0.05
+"""The longest a receiver waits in one poll: how fast it hears that it should stop."""
+
+
+class Outlet(Protocol):
+    """Where a receiver's blocks go (`BlockManager`)."""
+
+    def put(self, block: Block) -> None: ...
+
+    def wait_for_room(self, stop: threading.Event) -> None: ...
+
+
+class Listener(Protocol):
+    """Who hears what becomes of a receiver; called from the receiver's thread."""
+
+    def started(self) -> None: ...
+
+    def failed(self, reason: str, fatal: bool) -> None: ...
+
+    def ended(self) -> None: ...
+
+
+class Receiver:
+    """Read a split until it ends or `stop` is called.
+
+    New -> (`start`) -> Reading <-> Broken (back-off) -> Ended. All that was read is in blocks, and the blocks are
+    known to the outlet, before `Listener.ended`. A broken connection (`OSError`) is opened again from the last
+    position, after 0.1 s, doubling up to 10 s; what a source raises as its own error is final.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        split: str,
+        resume: Offset | None,
+        generator: BlockGenerator,
+        outlet: Outlet,
+        clock: Clock,
+        listener: Listener,
+    ) -> None:
+        self._source, self._split, self._resume = source, split, resume
+        self._generator, self._outlet, self._clock, self._listener = generator, outlet, clock, listener
+        self._lock = threading.Lock()  # the generator, and the order of blocks into the outlet
+        self._reader: Reader | None = None
+        self._stop = threading.Event()
+        self._flushes: list[Callable[[], None]] = []
+        self._thread = threading.Thread(target=self._run, name=f"receiver-{split}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to end; returns at once."""
+        self._stop.set()
+
+    def join(self, timeout: float | None = None) -> None:
+        self._thread.join(timeout)
+
+    def seal(self) -> None:
+        """Seal the open block now, from any thread: a batch is due."""
+        with self._lock:
+            self._put(self._generator.seal())
+
+    def flush(self, done: Callable[[], None]) -> None:
+        """Call `done` (from the receiver's thread) once all that the source has at hand is in blocks."""
+        with self._lock:
+            if self._thread.is_alive():
+                self._flushes.append(done)
+                return
+        done()
+
+    def acknowledge(self, offset: Offset) -> None:
+        """Tell the source that all up to `offset` is safe."""
+        if (reader := self._reader) is not None:
+            reader.acknowledge(offset)
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set() and self._read_with_backoff():
+                pass
+        except ArrowStreamError as error:
+            self._listener.failed(str(error), fatal=True)
+        except Exception as error:  # a connector's bug must end the run with its name, not hang it
+            self._listener.failed(f"{type(error).__name__} in {type(self._source).__name__}: {error}", fatal=True)
+        finally:
+            with self._lock:
+                self._put(self._generator.seal())
+                flushes, self._flushes = self._flushes, []
+            for done in flushes:
+                done()
+            self._listener.ended()
+
+    def _read_with_backoff(self) -> bool:
+        """Read until the connection breaks after it gave something (True), or the split ends (False)."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(OSError),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=10.0),
+            sleep=tenacity.sleep_using_event(self._stop),
+            stop=tenacity.stop_when_event_set(self._stop),
+            before_sleep=lambda state: self._listener.failed(_reason(state), fatal=False),
+        )
+        try:
+            return retrying(self._read)
+        except tenacity.RetryError:
+            return False
+
+    def _read(self) -> bool:
+        progressed = False
+        reader = self._source.open(self._split, self._resume)
+        self._reader = reader
+        try:
+            self._listener.started()
+            while not self._stop.is_set():
+                self._outlet.wait_for_room(self._stop)
+                progressed = self._poll(reader) or progressed
+        except EndOfStream:
+            return False
+        except OSError as error:
+            if not progressed:
+                raise
+            self._listener.failed(str(error), fatal=False)
+            return True
+        finally:
+            self._take(reader, None)
+            self._reader = None
+            reader.close()
+        return False
+
+    def _poll(self, reader: Reader) -> bool:
+        due, now = self._generator.due, self._clock.now()
+        wait = POLL_SECONDS if due is None else min(POLL_SECONDS, max(due - now, 0.001))
+        rows = reader.poll(0 if self._flushes else wait)
+        rejected = self._take(reader, rows)
+        if rows is None and not rejected and self._flushes:
+            with self._lock:
+                self._put(self._generator.seal())
+                flushes, self._flushes = self._flushes, []
+            for done in flushes:
+                done()
+        return rows is not None or rejected
+
+    def _take(self, reader: Reader, rows: object) -> bool:
+        """Put what a poll gave into the generator; says whether there were rejected records."""
+        rejects = reader.rejects() if isinstance(reader, SupportsRejects) else None
+        with self._lock:
+            now = self._clock.now()
+            if rows is not None or rejects is not None:
+                self._resume = reader.position()
+                self._put(self._generator.append(rows, rejects, self._resume, now))  # type: ignore[arg-type]
+            self._put(self._generator.tick(now))
+        return rejects is not None
+
+    def _put(self, blocks: list[Block]) -> None:
+        for block in blocks:
+            self._outlet.put(block)
+
+
+def _reason(state: tenacity.RetryCallState) -> str:
+    return str(state.outcome.exception()) if state.outcome is not None else ""

@@ -1,0 +1,110 @@
+"""What is said about batches and tasks."""
+
+from __future__ import annotations
+
+import msgspec
+
+from arrowstream.blocks.block import BlockInfo
+from arrowstream.connectors.sink import Receipt
+from arrowstream.ids import UnitId, WorkerId
+from arrowstream.schedule.batch import Batch
+
+
+class TaskId(msgspec.Struct, frozen=True):
+    """One partition of one stage of one attempt at a batch."""
+
+    unit: UnitId
+    batch: int
+    attempt: int
+    stage: int
+    partition: int
+
+    def __str__(self) -> str:
+        return f"batch {self.batch} stage {self.stage} partition {self.partition} attempt {self.attempt}"
+
+
+class TaskBlock(msgspec.Struct, frozen=True):
+    """A block that a task reads: its place in the batch's order, and who holds it."""
+
+    ordinal: int
+    info: BlockInfo
+    workers: list[WorkerId]
+
+
+class RunTask(msgspec.Struct, frozen=True, tag=True):
+    """Run a task.
+
+    `placement` has the worker of each partition, for the exchange. State is first brought to the version
+    `committed` (what a former attempt did is rolled back); changes are copied to `replica` before it is done.
+    """
+
+    task: TaskId
+    blocks: list[TaskBlock]
+    placement: list[WorkerId]
+    committed: int
+    replica: WorkerId | None
+
+
+class TaskStats(msgspec.Struct, frozen=True):
+    """What a task has to tell: rows written per output, state rows and bytes, seconds."""
+
+    rows_out: dict[int, int]
+    state_rows: int
+    state_bytes: int
+    seconds: float
+
+
+class TaskDone(msgspec.Struct, frozen=True, tag=True):
+    """A task is through; `receipts` by the number of the output. `rejects` are its blocks' dead letters."""
+
+    task: TaskId
+    worker: WorkerId
+    receipts: dict[int, Receipt]
+    rejects: Receipt
+    stats: TaskStats
+
+
+class TaskFailed(msgspec.Struct, frozen=True, tag=True):
+    """A task broke. `retry` where another attempt may help (something was lost on the way); `error` is the
+    pickled exception, `reason` its text."""
+
+    task: TaskId
+    worker: WorkerId
+    reason: str
+    retry: bool
+    error: bytes | None = None
+
+
+class CommitState(msgspec.Struct, frozen=True, tag=True):
+    """Batch `batch` is committed: state of it can no longer be rolled back, and its shuffle parts can go."""
+
+    unit: UnitId
+    batch: int
+
+
+class LogBatch(msgspec.Struct, frozen=True):
+    """Write the batch ahead."""
+
+    batch: Batch
+
+
+class CommitBatch(msgspec.Struct, frozen=True):
+    """Publish the batch in every sink, log it, then say `batch_committed`."""
+
+    batch: Batch
+    done: list[TaskDone]
+
+
+class AbortReceipts(msgspec.Struct, frozen=True):
+    """Drop what these receipts have staged: their attempt is given up."""
+
+    batch_id: int
+    done: list[TaskDone]
+
+
+class FailUnit(msgspec.Struct, frozen=True):
+    """The unit cannot go on."""
+
+    batch_id: int | None
+    reason: str
+    error: bytes | None = None

@@ -1,0 +1,208 @@
+"""Batches, one after the other: allot, run stage by stage, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from arrowstream.blocks.block import BlockInfo
+from arrowstream.blocks.master import BlockMaster
+from arrowstream.blocks.messages import DropBlocks
+from arrowstream.blocks.placement import least_loaded, next_workers
+from arrowstream.ids import UnitId, WorkerId
+from arrowstream.schedule.batch import Batch
+from arrowstream.schedule.messages import (
+    AbortReceipts,
+    CommitBatch,
+    CommitState,
+    FailUnit,
+    LogBatch,
+    RunTask,
+    TaskBlock,
+    TaskDone,
+    TaskFailed,
+    TaskId,
+)
+from arrowstream.settings import BatchSettings
+
+Instruction: TypeAlias = (
+    LogBatch | CommitBatch | AbortReceipts | FailUnit | tuple[WorkerId, RunTask | CommitState | DropBlocks]
+)
+
+
+class BatchScheduler:
+    """Decides what a unit does next; does no I/O, takes the time as an argument.
+
+    Idle -> (`tick`, blocks wait) -> Running stage 0..n-1 -> Committing -> (`batch_committed`) -> Idle. A worker
+    lost, or a task that may succeed another time, starts the batch again from its first stage under the next
+    attempt number, over the same blocks; answers of former attempts are dropped. Instructions with a worker
+    are to be sent to it; all are to be carried out in order.
+
+    A partition lives on one worker, and its state has a copy on the next in the ring; when its worker is lost it
+    moves there.
+    """
+
+    def __init__(
+        self,
+        unit: UnitId,
+        stages: int,
+        stateful: bool,
+        workers: Sequence[WorkerId],
+        replication: int,
+        settings: BatchSettings,
+        blocks: BlockMaster,
+    ) -> None:
+        self._unit, self._stages, self._stateful = unit, stages, stateful
+        self._workers = sorted(workers)
+        self._replication = replication
+        self._settings, self._blocks = settings, blocks
+        self.placement: list[WorkerId] = list(self._workers)
+        self._replicas: list[WorkerId | None] = [self._replica_of(worker) for worker in self.placement]
+        self._next_id = 0
+        self._due: float | None = None
+        self._batch: Batch | None = None
+        self._attempt = self._stage = 0
+        self._pending: set[int] = set()
+        self._done: list[TaskDone] = []
+        self._committing = False
+
+    @property
+    def idle(self) -> bool:
+        """No batch is on its way."""
+        return self._batch is None
+
+    def next_tick(self, now: float) -> float | None:
+        """When `tick` should be called next; None while a batch is on its way."""
+        if self._batch is not None:
+            return None
+        if self._due is None:
+            self._due = now + self._settings.interval
+        return self._due
+
+    def tick(self, now: float, *, hurry: bool = False) -> list[Instruction]:
+        """A batch may be due: allot it. `hurry` does not wait for its time."""
+        due = self.next_tick(now)
+        if self._batch is not None or not (hurry or (due is not None and now >= due)):
+            return []
+        interval = self._settings.interval
+        if due is not None and now >= due:
+            # The next tick keeps the beat; ticks that were missed are not made up for.
+            self._due = due + interval if now < due + interval else now + interval
+        if not self._blocks.waiting:
+            return []
+        taken = self._blocks.allot(self._settings.rows, self._settings.bytes)
+        self._batch = Batch(self._next_id, now, taken)
+        self._attempt = 0
+        return [LogBatch(self._batch), *self._start_stage(0)]
+
+    def task_done(self, event: TaskDone) -> list[Instruction]:
+        if not self._current(event.task):
+            return [AbortReceipts(event.task.batch, [event])]
+        self._done.append(event)
+        self._pending.discard(event.task.partition)
+        if self._pending:
+            return []
+        if self._stage + 1 < self._stages:
+            return self._start_stage(self._stage + 1)
+        assert self._batch is not None
+        self._committing = True
+        return [CommitBatch(self._batch, sorted(self._done, key=lambda done: (done.task.stage, done.task.partition)))]
+
+    def task_failed(self, event: TaskFailed) -> list[Instruction]:
+        if not self._current(event.task):
+            return []
+        if not event.retry:
+            return [FailUnit(event.task.batch, event.reason, event.error)]
+        return self._again(event.reason)
+
+    def batch_committed(self) -> list[Instruction]:
+        """All sinks have the batch, and the log."""
+        assert self._batch is not None
+        drops = self._blocks.committed(self._batch.blocks)
+        closed = [(worker, CommitState(self._unit, self._batch.id)) for worker in sorted(set(self.placement))]
+        self._next_id += 1
+        self._batch, self._done, self._committing = None, [], False
+        return [*closed, *drops]
+
+    def workers_changed(self, alive: Sequence[WorkerId], lost_blocks: Sequence[BlockInfo]) -> list[Instruction]:
+        """Workers are gone or have joined; `lost_blocks` are those of which no copy is left."""
+        self._workers = sorted(alive)
+        if not self._workers:
+            return [FailUnit(self._batch.id if self._batch else None, "all workers are lost")]
+        moved = False
+        for partition, worker in enumerate(self.placement):
+            if worker in self._workers:
+                if self._replicas[partition] not in self._workers:
+                    self._replicas[partition] = self._replica_of(worker)
+                continue
+            heir = self._replicas[partition]
+            moved = True
+            if heir not in self._workers:
+                if self._stateful and (self._next_id > 0 or self._batch is not None):
+                    reason = f"the state of partition {partition} was on the lost worker {worker} and had no copy"
+                    return [FailUnit(None, f"{reason}; run with replication=2")]
+                heir = least_loaded(self._workers, self.placement)
+            assert heir is not None
+            self.placement[partition] = heir
+            self._replicas[partition] = self._replica_of(heir)
+        if self._batch is None or self._committing:
+            return []
+        gone = {info.id for info in lost_blocks}
+        if gone:
+            self._batch = Batch(
+                self._batch.id, self._batch.time, [info for info in self._batch.blocks if info.id not in gone]
+            )
+        return self._again("a worker was lost") if moved or gone else []
+
+    def _replica_of(self, worker: WorkerId) -> WorkerId | None:
+        if not self._stateful:
+            return None
+        return next(iter(next_workers(worker, self._workers, self._replication)), None)
+
+    def _current(self, task: TaskId) -> bool:
+        return (
+            self._batch is not None
+            and not self._committing
+            and (task.batch, task.attempt, task.stage) == (self._batch.id, self._attempt, self._stage)
+        )
+
+    def _again(self, reason: str) -> list[Instruction]:
+        assert self._batch is not None
+        if self._attempt + 1 >= self._settings.attempts:
+            return [FailUnit(self._batch.id, f"gave up after {self._settings.attempts} attempts: {reason}")]
+        aborted = AbortReceipts(self._batch.id, self._done)
+        self._attempt += 1
+        return [aborted, *self._start_stage(0)]
+
+    def _start_stage(self, stage: int) -> list[Instruction]:
+        assert self._batch is not None
+        if stage == 0:
+            self._done = []
+        self._stage = stage
+        self._pending = set(range(len(self.placement)))
+        blocks = self._spread(self._batch) if stage == 0 else [[] for _ in self.placement]
+        return [
+            (
+                worker,
+                RunTask(
+                    TaskId(self._unit, self._batch.id, self._attempt, stage, partition),
+                    blocks[partition],
+                    self.placement,
+                    self._next_id - 1,
+                    self._replicas[partition],
+                ),
+            )
+            for partition, worker in enumerate(self.placement)
+        ]
+
+    def _spread(self, batch: Batch) -> list[list[TaskBlock]]:
+        """Give each block to a partition whose worker holds it, the one with the least to do."""
+        parts: list[list[TaskBlock]] = [[] for _ in self.placement]
+        load = [0] * len(parts)
+        for ordinal, info in enumerate(batch.blocks):
+            holders = list(self._blocks.workers(info.id))
+            near = [p for p, worker in enumerate(self.placement) if worker in holders] or range(len(parts))
+            chosen = min(near, key=lambda p: (load[p], p))
+            load[chosen] += info.nbytes
+            parts[chosen].append(TaskBlock(ordinal, info, holders))
+        return parts

@@ -6,7 +6,7 @@ receipts of a batch at once. Writing is repeatable, committing is idempotent; to
 
     Sink.bind(schema, kind) -> Sink        when the plan is made: may refuse
     Sink.open(...)          -> Writer      per task and batch: write*, finish -> Receipt, or close to give up
-    Sink.committer()        -> Committer   one per run: commit(batch, receipts), or abort(batch, receipts)
+    Sink.committer(run)     -> Committer   one per run: commit(batch, receipts), or abort(batch, receipts)
 """
 
 from __future__ import annotations
@@ -63,9 +63,13 @@ class Sink(Protocol):
         """Begin to stage a task's part of a batch. `task_id` is unique within the batch (it holds the
         partition and the attempt) and fit for a file name. Called on workers, one writer a task."""
 
-    def committer(self) -> Committer:
+    def committer(self, run: str | None = None) -> Committer:
         """The one live thing on the driver; opens connections and folders, and cleans up what a run before
-        has left unpublished. Raises `SinkError`."""
+        has left unpublished (receipts of before are void). Raises `SinkError`.
+
+        `run` names the run: batch ids count within it. A run resumed from a checkpoint comes with the name it had,
+        and what was published under it is not published again; any other name, or None, begins a new run, whose
+        batches go after what is there."""
 
 
 class Writer(Protocol):

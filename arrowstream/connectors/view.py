@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ class TableView:
     schema    the columns
     rows      Arrow tables in memory (an output that is held, or kept there at all)
     files     absolute paths of Parquet files, complete and never changed again
-    database  for an output that lives in DuckDB: gives a new cursor on the database that holds it, and the
+    database  for an output that lives in DuckDB: opens a new cursor on the instance that holds it, and has the
               quoted, qualified name of the table there; `rows` and `files` are then empty
     """
 
@@ -31,8 +32,13 @@ class TableView:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseTable:
-    """A table of a DuckDB database that is open in this process."""
+    """A table of a DuckDB database that this process has open, or opens for the length of a query.
+
+    `with table.cursor() as cursor:` the database stays attached to the instance behind the cursor. Tables of equal
+    `instance` can be named in one statement, on the cursor of any of them, while all their cursors are open.
+    """
 
     path: str
     qualified_name: str
-    cursor: Callable[[], duckdb.DuckDBPyConnection] = field(compare=False)
+    cursor: Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]] = field(compare=False)
+    instance: int = 0

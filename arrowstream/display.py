@@ -1,0 +1,57 @@
+"""Tables for people: text for terminals, HTML for notebooks.
+
+print(as_text(frame))
+as_html(frame)          # what `_repr_html_` gives
+"""
+
+from __future__ import annotations
+
+import html
+
+import polars as pl
+import pyarrow as pa
+
+from arrowstream.connectors.texttable import cell_texts, is_number, more_rows, text_table, type_name
+
+_TABLE = "border-collapse:collapse;border:none;font-size:0.9em;background:transparent;color:inherit"
+_HEAD = "padding:0.25em 0.8em;border-bottom:1px solid rgba(128,128,128,0.6);background:transparent;color:inherit"
+_CELL = "padding:0.2em 0.8em;border-bottom:1px solid rgba(128,128,128,0.2);background:transparent;color:inherit"
+_FAINT = "opacity:0.6;font-weight:normal;font-size:0.85em"
+
+
+def as_text(frame: pl.DataFrame | pa.Table, *, rows: int = 20, width: int | None = None) -> str:
+    """A box of at most `rows` rows, as wide as the terminal (or `width` characters)."""
+    return text_table(_head(frame, rows), rows=rows, width=width, total=len(frame))
+
+
+def as_html(frame: pl.DataFrame | pa.Table, *, rows: int = 20, caption: str = "") -> str:
+    """A table element of at most `rows` rows, everything escaped.
+
+    Its style is its own and without a colour, so that it can be read on a light page and on a dark one.
+    """
+    table = _head(frame, rows)
+    columns = [cell_texts(column) for column in table.columns]
+    sides = ["right" if is_number(kind) else "left" for kind in table.schema.types]
+    heads = "".join(
+        f'<th style="{_HEAD};text-align:{side}">{html.escape(field.name)}'
+        f'<div style="{_FAINT}">{html.escape(type_name(field.type))}</div></th>'
+        for field, side in zip(table.schema, sides, strict=True)
+    )
+    lines = (
+        "".join(
+            f'<td style="{_CELL};text-align:{side}">{html.escape(text)}</td>'
+            for text, side in zip(row, sides, strict=True)
+        )
+        for row in zip(*columns, strict=True)
+    )
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    below = " · ".join(filter(None, (more_rows(len(frame) - table.num_rows), caption)))
+    foot = f'<div style="{_FAINT}">{html.escape(below)}</div>' if below else ""
+    return f'<div><table style="{_TABLE}"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{foot}</div>'
+
+
+def _head(frame: pl.DataFrame | pa.Table, rows: int) -> pa.Table:
+    if isinstance(frame, pa.Table):
+        return frame.slice(0, rows)
+    wide = pl.selectors.by_dtype(pl.Int128, pl.UInt128)  # Arrow has no such integers
+    return frame.head(rows).with_columns(wide.cast(pl.String)).to_arrow(compat_level=pl.CompatLevel.newest())

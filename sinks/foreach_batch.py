@@ -1,0 +1,88 @@
+"""A sink that calls a function of the user with every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import polars as pl
+import pyarrow as pa
+
+from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind
+from arrowstream.connectors.sink import Guarantee, Receipt
+from arrowstream.errors import PlanError, SinkError
+from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, handed_over, one_word, refuse_types
+from arrowstream.sinks._tables import WEIGHT, weighted
+
+
+@dataclass(frozen=True, slots=True)
+class ForeachBatchSink:
+    """Calls `fn(frame, batch_id)` on the driver with all rows of each batch, also of an empty one.
+
+    Of a stream that updates rows, the frame has one column more, `_weight` (Int64): +1 the row is there now, -1 it
+    is gone.
+
+    At least once: when the process dies after `fn` has done its work and before the batch is logged as committed, the
+    batch runs again. With `batch_id` the function can make that harmless. It must be picklable by cloudpickle.
+    """
+
+    fn: Callable[[pl.DataFrame, int], object]
+    name: str = "foreach_batch"
+    schema: pa.Schema | None = field(default=None, repr=False)
+    kind: ChangeKind = field(default=Append(), repr=False)
+
+    @property
+    def guarantee(self) -> Guarantee:
+        return Guarantee.AT_LEAST_ONCE
+
+    def bind(self, schema: pa.Schema, kind: ChangeKind) -> ForeachBatchSink:
+        one_word(self.name)
+        refuse_types(schema, "a Polars frame", NOT_IN_POLARS)
+        if not isinstance(kind, Append) and WEIGHT in schema.names:
+            raise PlanError(
+                f"the stream has a column {WEIGHT!r}, the name that foreach_batch gives the weights: rename it"
+            )
+        return replace(self, schema=schema, kind=kind)
+
+    def open(self, batch_id: int, task_id: str, schema: pa.Schema) -> HandoverWriter:
+        return HandoverWriter(bound(self.schema, self.name))
+
+    def committer(self, run: str | None = None) -> ForeachBatchCommitter:
+        return ForeachBatchCommitter(self.fn, bound(self.schema, self.name), isinstance(self.kind, Append))
+
+
+class ForeachBatchCommitter:
+    """Calls the function; remembers the last batch of this process only."""
+
+    def __init__(self, fn: Callable[[pl.DataFrame, int], object], schema: pa.Schema, append_only: bool) -> None:
+        self._fn = fn
+        self._schema = schema
+        self._append_only = append_only
+        self._last: int | None = None
+
+    def commit(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
+        if self._last is not None and batch_id <= self._last:
+            return
+        frame = self._frame(receipts)
+        try:
+            self._fn(frame, batch_id)
+        except Exception as error:
+            what = getattr(self._fn, "__qualname__", repr(self._fn))
+            raise SinkError(f"{what} failed in batch {batch_id} ({frame.height} rows): {error!r}") from error
+        self._last = batch_id
+
+    def _frame(self, receipts: Sequence[Receipt]) -> pl.DataFrame:
+        batch = handed_over(receipts)
+        if self._append_only:
+            tables = [changes.rows for changes in batch] or [self._schema.empty_table()]
+            return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
+        return pl.concat([weighted(changes) for changes in batch or [ChangeBatch(self._schema.empty_table())]])
+
+    def abort(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
+        """Nothing was staged outside the receipts."""
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """The function belongs to the user."""

@@ -1,3 +1,46 @@
-"""ArrowStream: a dataframe that never ends."""
+"""ArrowStream: a dataframe that never ends.
+
+    import arrowstream as ars, polars as pl
+
+    with ars.StreamingContext(batch_interval="1s") as ctx:
+        ctx.read.socket("localhost:9999").group_by("line").agg(pl.len()).write.console()
+        ctx.start()
+        ctx.await_termination()
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from arrowstream.context import StreamingContext
+    from arrowstream.errors import ArrowStreamError
+    from arrowstream.frame import StreamFrame, concat
+    from arrowstream.query import connect
+
+__all__ = ["ArrowStreamError", "StreamFrame", "StreamingContext", "__version__", "concat", "connect"]
+
+_HOME = {
+    "ArrowStreamError": "arrowstream.errors",
+    "StreamFrame": "arrowstream.frame",
+    "StreamingContext": "arrowstream.context",
+    "concat": "arrowstream.frame",
+    "connect": "arrowstream.query",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'arrowstream' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -87,6 +87,6 @@ def needs_removed(consumers: Mapping[Node, list[Node]], node: Node) -> bool:
                 schema, kind = step(schema.to_frame().lazy()).collect_schema(), passage.kind
             if shown or needs_removed(consumers, consumer):
                 return True
-        elif isinstance(consumer, Aggregate | Union) or consumer.inputs and isinstance(consumer.kind, Retract):
+        elif isinstance(consumer, Aggregate | Union) or (consumer.inputs and isinstance(consumer.kind, Retract)):
             return True
     return False

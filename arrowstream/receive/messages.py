@@ -10,13 +10,15 @@ from arrowstream.ids import SourceId, UnitId, WorkerId
 
 
 class StartReceiver(msgspec.Struct, frozen=True, tag=True):
-    """Read this split after the position `resume`; the first block gets the number `next_block`."""
+    """Read this split after the position `resume`; the first block gets the number `next_block`. Where `bounded`, what
+    the source has now, and then end."""
 
     unit: UnitId
     source: SourceId
     split: str
     resume: Any
     next_block: int
+    bounded: bool
 
 
 class SealBlocks(msgspec.Struct, frozen=True, tag=True):
@@ -27,9 +29,11 @@ class SealBlocks(msgspec.Struct, frozen=True, tag=True):
 
 
 class StopReceivers(msgspec.Struct, frozen=True, tag=True):
-    """Stop reading; what has arrived is sealed, then each receiver says `ReceiverEnded`."""
+    """Stop reading, after what the sources have at hand is taken in (`drain`); what has arrived is sealed, then
+    each receiver says `ReceiverEnded`."""
 
     unit: UnitId
+    drain: bool
 
 
 class AcknowledgeRows(msgspec.Struct, frozen=True, tag=True):

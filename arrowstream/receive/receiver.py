@@ -6,16 +6,21 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+import pyarrow as pa
 import tenacity
 
 from arrowstream.blocks.block import Block
 from arrowstream.blocks.generator import BlockGenerator
 from arrowstream.clock import Clock
-from arrowstream.connectors.source import EndOfStream, Offset, Reader, Source, SupportsRejects
+from arrowstream.connectors.source import EndOfStream, Offset, Reader, Reference, Source, SupportsRejects
 from arrowstream.errors import ArrowStreamError
 
 POLL_SECONDS = 0.05
 """The longest a receiver waits in one poll: how fast it hears that it should stop."""
+
+DRAIN_SECONDS = 1.0
+"""How long a receiver that is stopped goes on taking in what is at hand: a sender that never pauses must not
+keep it for ever."""
 
 
 class Outlet(Protocol):
@@ -59,14 +64,16 @@ class Receiver:
         self._lock = threading.Lock()  # the generator, and the order of blocks into the outlet
         self._reader: Reader | None = None
         self._stop = threading.Event()
+        self._drain = True
         self._flushes: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._run, name=f"receiver-{split}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ask it to end; returns at once."""
+    def stop(self, *, drain: bool = True) -> None:
+        """Ask it to end, after it has taken in what the source has at hand (`drain`); returns at once."""
+        self._drain = drain
         self._stop.set()
 
     def join(self, timeout: float | None = None) -> None:
@@ -128,7 +135,10 @@ class Receiver:
             self._listener.started()
             while not self._stop.is_set():
                 self._outlet.wait_for_room(self._stop)
-                progressed = self._poll(reader) or progressed
+                progressed = self._poll(reader, POLL_SECONDS) or progressed
+            until = self._clock.now() + DRAIN_SECONDS
+            while self._drain and self._clock.now() < until and self._poll(reader, 0):
+                pass
         except EndOfStream:
             return False
         except OSError as error:
@@ -142,9 +152,9 @@ class Receiver:
             reader.close()
         return False
 
-    def _poll(self, reader: Reader) -> bool:
+    def _poll(self, reader: Reader, longest: float) -> bool:
         due, now = self._generator.due, self._clock.now()
-        wait = POLL_SECONDS if due is None else min(POLL_SECONDS, max(due - now, 0.001))
+        wait = longest if due is None else min(longest, max(due - now, 0.001))
         rows = reader.poll(0 if self._flushes else wait)
         rejected = self._take(reader, rows)
         if rows is None and not rejected and self._flushes:
@@ -155,14 +165,14 @@ class Receiver:
                 done()
         return rows is not None or rejected
 
-    def _take(self, reader: Reader, rows: object) -> bool:
+    def _take(self, reader: Reader, rows: pa.RecordBatch | Reference | None) -> bool:
         """Put what a poll gave into the generator; says whether there were rejected records."""
         rejects = reader.rejects() if isinstance(reader, SupportsRejects) else None
         with self._lock:
             now = self._clock.now()
             if rows is not None or rejects is not None:
                 self._resume = reader.position()
-                self._put(self._generator.append(rows, rejects, self._resume, now))  # type: ignore[arg-type]
+                self._put(self._generator.append(rows, rejects, self._resume, now))
             self._put(self._generator.tick(now))
         return rejects is not None
 

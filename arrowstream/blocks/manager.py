@@ -1,0 +1,147 @@
+"""A worker's block manager: keep a block, copy it to others, and only then report it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from arrowstream.blocks.block import Block, BlockInfo
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock
+from arrowstream.blocks.placement import next_workers
+from arrowstream.blocks.store import BlockStore
+from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
+from arrowstream.settings import BlockSettings
+
+
+class Peers(Protocol):
+    """The other workers, as the block manager sees them."""
+
+    def alive(self) -> Sequence[WorkerId]:
+        """All workers of the cluster that are not known to be lost, this one among them."""
+
+    def send(self, worker: WorkerId, block: Block, done: Callable[[bool], None]) -> None:
+        """Copy a block to a worker; `done` is called with whether it is there, in the order of the calls. May
+        return before, so that several blocks are on their way."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A block whose copies are on their way."""
+
+    info: BlockInfo
+    workers: list[WorkerId]
+    missing: int
+    ready: bool = False
+
+
+@dataclass(slots=True)
+class _Line:
+    """The blocks of one split, to be reported in order."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    waiting: deque[_Pending] = field(default_factory=deque)
+
+
+class BlockManager:
+    """Takes blocks from receivers and from other workers; any thread may call.
+
+    A block is reported (`BlockAdded`) when its copies are there, blocks of a split in order. Where there are not
+    enough other workers it is reported with the copies it has. Blocks that can be scanned from their source
+    again are not copied.
+    """
+
+    def __init__(
+        self,
+        worker: WorkerId,
+        store: BlockStore,
+        peers: Peers,
+        replication: int,
+        settings: BlockSettings,
+        emit: Callable[[BlockAdded | BlockCopied], None],
+    ) -> None:
+        self.store = store
+        self._worker, self._peers, self._replication = worker, peers, replication
+        self._settings, self._emit = settings, emit
+        self._room = threading.Condition()
+        self._backlog: dict[BlockId, int] = {}
+        self._backlog_bytes = 0
+        self._lines: dict[tuple[UnitId, SourceId, str], _Line] = {}
+
+    def put(self, unit: UnitId, block: Block) -> None:
+        """Take in a receiver's block. Does not wait, neither for room nor for copies."""
+        info = block.info
+        copies = self._replication if info.held and not info.replayable else 1
+        pending = _Pending(info, [self._worker] if info.held else [], copies - 1)
+        with self._room:
+            self._backlog[info.id] = info.nbytes
+            self._backlog_bytes += info.nbytes
+        if block.data is not None:
+            self.store.put(info.id, pa.Table.from_batches([block.data]))
+        line = self._lines.setdefault((unit, info.source, info.split), _Line())
+        with line.lock:
+            line.waiting.append(pending)
+        self._copy(unit, line, pending, block, tried=[])
+
+    def wait_for_room(self, stop: threading.Event) -> None:
+        """Wait while the blocks that are not worked off take more than the backlog may (or `stop` is set)."""
+        with self._room:
+            while self._backlog_bytes >= self._settings.backlog and not stop.is_set():
+                self._room.wait(0.05)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of this worker's receivers' blocks that are not worked off."""
+        return self._backlog_bytes
+
+    def copy(self, order: CopyBlock) -> None:
+        """Carry out the driver's order to copy a block that is here."""
+        table = self.store.get(order.block)
+        info = BlockInfo(order.block, SourceId(""), "", 0, None, None, table.num_rows, table.nbytes, 0.0)
+
+        def done(there: bool) -> None:
+            if there:
+                self._emit(BlockCopied(order.unit, order.block, order.to))
+
+        self._peers.send(order.to, Block(info, table.combine_chunks().to_batches()[0]), done)
+
+    def drop(self, blocks: Sequence[BlockId]) -> None:
+        """These blocks are worked off."""
+        for block in blocks:
+            self.store.drop(block)
+        self.settle(blocks)
+
+    def settle(self, blocks: Sequence[BlockId]) -> None:
+        """These blocks no longer count as backlog."""
+        with self._room:
+            for block in blocks:
+                self._backlog_bytes -= self._backlog.pop(block, 0)
+            self._room.notify_all()
+
+    def _copy(self, unit: UnitId, line: _Line, pending: _Pending, block: Block, tried: list[WorkerId]) -> None:
+        """Send a block to the next worker in the ring that has not been tried, until there are enough copies."""
+        alive = self._peers.alive()
+        others = [w for w in next_workers(self._worker, alive, len(alive) + 1) if w not in tried and w in alive]
+        if pending.missing <= 0 or not others:
+            pending.ready = True
+            self._report(unit, line)
+            return
+        other = others[0]
+
+        def done(there: bool) -> None:
+            if there:
+                pending.workers.append(other)
+                pending.missing -= 1
+            self._copy(unit, line, pending, block, [*tried, other])
+
+        self._peers.send(other, block, done)
+
+    def _report(self, unit: UnitId, line: _Line) -> None:
+        with line.lock:
+            while line.waiting and line.waiting[0].ready:
+                first = line.waiting.popleft()
+                self._emit(BlockAdded(unit, first.info, first.workers))

@@ -1,0 +1,175 @@
+"""The law as a feature: a pipeline run in one piece and cut at random must give the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from polars.testing import assert_frame_equal
+
+from arrowstream.blocks.block import BlockInfo
+from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Retract
+from arrowstream.connectors.sink import Committer, Guarantee, Receipt
+from arrowstream.errors import PlanError
+from arrowstream.ids import BlockId
+from arrowstream.operators.changes import Changes, to_arrow
+from arrowstream.operators.compile import compile_unit
+from arrowstream.plan.nodes import Node, Output, SourceNode
+from arrowstream.plan.unit import topological, units
+from arrowstream.schedule.messages import TaskBlock, TaskId
+from arrowstream.schedule.partition import Partition
+from arrowstream.schedule.task import run_task
+
+_WEIGHT = "__weight"
+
+
+def check(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries: int, seed: int) -> None:
+    """Run the plan of `node` over `rows` in one piece and in random pieces, and compare.
+
+    Raises `AssertionError` with the cut and the differing frames, `PlanError` where the rows do not fit a source.
+    """
+    inputs = _inputs(node, rows)
+    whole = run_pieces(node, [inputs])
+    chance = random.Random(seed)
+    for _ in range(tries):
+        cuts = _cuts(inputs, chance)
+        pieces = run_pieces(node, cuts)
+        try:
+            assert_frame_equal(whole, pieces, check_row_order=False, check_exact=False, rel_tol=1e-9, abs_tol=1e-9)
+        except AssertionError as error:
+            sizes = [{name: part.height for name, part in cut.items()} for cut in cuts]
+            raise AssertionError(
+                f"cut into pieces of {sizes} rows the answer differs from one shot: {error}\n"
+                f"one shot: {whole}\ncut: {pieces}"
+            ) from None
+
+
+def run_pieces(node: Node, pieces: Sequence[Mapping[str, pl.DataFrame]]) -> pl.DataFrame:
+    """What the plan of `node` gives, taken together, when each piece is a batch: the rows that are live after
+    the last, in no certain order. Pieces are rows by source name."""
+    output = Output(schema=node.schema, kind=node.kind, input=node, sink=_CollectSink())
+    unit = units([output])[0]
+    program = compile_unit(unit)
+    partition = Partition(0, 1, program, unit)
+    taken = [Changes(node.schema.to_frame().lazy())]
+    for batch, piece in enumerate(pieces):
+        tables: dict[BlockId, pa.Table] = {}
+        blocks = []
+        for source, at in unit.sources:
+            block = BlockId(f"{source}/{batch}")
+            tables[block] = to_arrow(piece[at.name])
+            info = BlockInfo(block, source, "", batch, None, None, piece[at.name].height, 0, 0.0)
+            blocks.append(TaskBlock(len(blocks), info, []))
+        parts: dict[tuple[int, str], pl.DataFrame] = {}
+        for stage in range(program.stages):
+            task = TaskId(unit.id, batch, 0, stage, 0)
+            result = run_task(
+                partition,
+                task,
+                blocks if stage == 0 else [],
+                lambda block: tables[block.info.id],
+                lambda step, name: [parts[step, name]],
+            )
+            parts |= {(step, name): frame for (step, name, _), frame in result.parts.items()}
+            taken += [_changes(each) for receipt in result.receipts.values() for each in receipt.changes]
+        partition.commit(batch)
+    return live_rows(taken, node.kind)
+
+
+def _changes(batch: ChangeBatch) -> Changes:
+    frame = pl.DataFrame(batch.rows)
+    if batch.weights is None:
+        return Changes(frame.lazy())
+    signs = pl.Series(batch.weights)
+    return Changes(frame.filter(signs > 0).lazy(), frame.filter(signs < 0).lazy())
+
+
+def live_rows(changes: Sequence[Changes], kind: ChangeKind) -> pl.DataFrame:
+    """The rows that are there after all these changes, one after the other."""
+    if isinstance(kind, Append):
+        return pl.concat([each.added.collect() for each in changes])
+    live = changes[0].added.collect()
+    for each in changes[1:]:
+        added = each.added.collect()
+        removed = added.clear() if each.removed is None else each.removed.collect()
+        if isinstance(kind, Retract):
+            live = _consolidated(live, added, removed)
+        elif kind.keys:
+            gone = pl.concat([added, removed]).select(kind.keys)
+            live = pl.concat([live.join(gone, on=list(kind.keys), how="anti", nulls_equal=True), added])
+        elif added.height:
+            live = added
+    return live
+
+
+def _consolidated(live: pl.DataFrame, added: pl.DataFrame, removed: pl.DataFrame) -> pl.DataFrame:
+    """Rows with how often they are there, as a multiset."""
+    signed = [frame.with_columns(pl.lit(sign).alias(_WEIGHT)) for frame, sign in ((live, 1), (added, 1), (removed, -1))]
+    counts = pl.concat(signed).group_by(live.columns).agg(pl.col(_WEIGHT).sum())
+    times = counts[_WEIGHT].to_numpy()
+    if (times < 0).any():
+        raise AssertionError(f"rows are taken back that were never there: {counts.filter(pl.col(_WEIGHT) < 0)}")
+    return counts.drop(_WEIGHT)[np.repeat(np.arange(counts.height), times)]
+
+
+def _inputs(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The rows of each source, held to its columns."""
+    sources = {at.name: at for at in topological([node]) if isinstance(at, SourceNode)}
+    if isinstance(rows, pl.DataFrame):
+        if len(sources) > 1:
+            raise PlanError(f"check: give the rows of each source, as a dict of {', '.join(sources)}")
+        rows = dict.fromkeys(sources, rows)
+    if unknown := set(sources) ^ set(rows):
+        raise PlanError(
+            f"check: rows are for {', '.join(rows)}, the sources are {', '.join(sources)}; {unknown} differ"
+        )
+    for name, at in sources.items():
+        if rows[name].schema != at.schema:
+            raise PlanError(f"check: source {name} has {dict(at.schema)}, the rows have {dict(rows[name].schema)}")
+    return dict(rows)
+
+
+def _cuts(inputs: Mapping[str, pl.DataFrame], chance: random.Random) -> list[dict[str, pl.DataFrame]]:
+    """The same rows in random pieces, some of them empty."""
+    count = chance.randint(2, 6)
+    pieces: list[dict[str, pl.DataFrame]] = [{} for _ in range(count)]
+    for name, frame in inputs.items():
+        at = [0, *sorted(chance.randint(0, frame.height) for _ in range(count - 1)), frame.height]
+        for number in range(count):
+            pieces[number][name] = frame.slice(at[number], at[number + 1] - at[number])
+    return pieces
+
+
+@dataclass(frozen=True, slots=True)
+class _CollectSink:
+    """Hands every change over as it is."""
+
+    name: str = "check"
+    guarantee: Guarantee = Guarantee.EXACTLY_ONCE
+
+    def bind(self, schema: pa.Schema, kind: ChangeKind) -> _CollectSink:
+        return self
+
+    def open(self, batch_id: int, task_id: str, schema: pa.Schema) -> _CollectWriter:
+        return _CollectWriter()
+
+    def committer(self) -> Committer:
+        raise PlanError("check writes nothing")
+
+
+class _CollectWriter:
+    def __init__(self) -> None:
+        self._changes: list[ChangeBatch] = []
+
+    def write(self, changes: ChangeBatch) -> None:
+        self._changes.append(changes)
+
+    def finish(self) -> Receipt:
+        return Receipt(changes=tuple(self._changes))
+
+    def close(self) -> None:
+        pass

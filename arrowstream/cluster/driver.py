@@ -1,0 +1,415 @@
+"""The driver of a unit: one thread that hears what happened, asks the deciders, and does what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
+import tenacity
+
+from arrowstream.blocks.block import BlockInfo
+from arrowstream.blocks.master import BlockMaster
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, DropBlocks
+from arrowstream.clock import Clock
+from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, WorkerLost
+from arrowstream.cluster.inbox import Inbox
+from arrowstream.connectors.sink import Committer
+from arrowstream.errors import ArrowStreamError, BatchError, ClusterError, SinkError, SourceError
+from arrowstream.ids import SourceId, WorkerId
+from arrowstream.operators.compile import compile_unit
+from arrowstream.plan.unit import Unit
+from arrowstream.receive.messages import (
+    AcknowledgeRows,
+    ReceiverEnded,
+    ReceiverFailed,
+    ReceiversSealed,
+    ReceiverStarted,
+    SealBlocks,
+    StartReceiver,
+    StopReceivers,
+)
+from arrowstream.receive.supervisor import ReceiverSupervisor
+from arrowstream.schedule.deadletters import DeadLetters
+from arrowstream.schedule.logs import BatchLog
+from arrowstream.schedule.messages import (
+    AbortReceipts,
+    CommitBatch,
+    CommitState,
+    FailUnit,
+    LogBatch,
+    RunTask,
+    TaskDone,
+    TaskFailed,
+)
+from arrowstream.schedule.progress import BatchReport, Progress
+from arrowstream.schedule.scheduler import BatchScheduler, Instruction
+from arrowstream.settings import Settings
+
+log = logging.getLogger("arrowstream")
+
+COMMIT_TRIES = 3
+"""A sink's commit is idempotent: a connection that broke is worth another try, some tenths of a second later."""
+
+
+class _Stop:
+    """The user wants the unit to stop; `drain` to finish what arrived."""
+
+    def __init__(self, drain: bool) -> None:
+        self.drain = drain
+
+
+class _Flush:
+    """Somebody waits until all that the sources have now is committed."""
+
+    def __init__(self, done: threading.Event) -> None:
+        self.done = done
+
+
+_Event: TypeAlias = ClusterEvent | _Stop | _Flush
+
+
+class UnitDriver:
+    """Runs one unit from start to end.
+
+    New -> (`start`) -> Running -> (`stop`, or all sources ended) -> Ended, or Failed. `error` says why it failed.
+    All deciders (`BlockMaster`, `BatchScheduler`, `ReceiverSupervisor`) and all committers belong to its thread.
+    """
+
+    def __init__(
+        self,
+        unit: Unit,
+        cluster: Cluster,
+        settings: Settings,
+        clock: Clock,
+        batch_log: BatchLog,
+        committers: Sequence[Committer],
+        dead_letters: DeadLetters,
+        progress: Progress,
+        instant: AbstractContextManager[object],
+        on_batch: Callable[[BatchReport], None],
+    ) -> None:
+        self.unit = unit
+        self.error: ArrowStreamError | None = None
+        self._cluster, self._settings, self._clock, self._log = cluster, settings, clock, batch_log
+        self._committers, self._dead_letters, self._progress = committers, dead_letters, progress
+        self._instant, self._on_batch = instant, on_batch
+        self._inbox: Inbox[_Event] = Inbox(clock)
+        self._blocks = BlockMaster(unit.id, settings.cluster.replication)
+        self._workers = list(cluster.workers)
+        program = compile_unit(unit)
+        self._scheduler = BatchScheduler(
+            unit.id,
+            program.stages,
+            program.stateful,
+            self._workers,
+            settings.cluster.replication,
+            settings.batches,
+            self._blocks,
+        )
+        self._names = {source: node.name for source, node in unit.sources}
+        self._sources = {source: node.source for source, node in unit.sources}
+        self._supervisor: ReceiverSupervisor | None = None
+        self._stopping: _Stop | None = None
+        self._flushes: list[_Flush] = []
+        self._sealing: dict[int, tuple[_Flush, set[WorkerId]]] = {}
+        self._tokens = 0
+        self._lost_rows = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"driver-{unit.id}", daemon=True)
+
+    def start(self, *, bounded: bool) -> None:
+        """Ship the plan, start the receivers and the loop; `bounded` sources end where they would wait for more.
+
+        Raises `SourceError`.
+        """
+        splits = [(source, split) for source, node in self.unit.sources for split in node.source.splits()]
+        self._supervisor = ReceiverSupervisor(self.unit.id, splits, self._blocks.position, bounded=bounded)
+        self._cluster.start_unit(self.unit, len(self._workers), self._inbox.put)
+        self._send(self._supervisor.assign(self._workers))
+        self._thread.start()
+
+    def stop(self, *, drain: bool) -> None:
+        """Ask it to stop; returns at once."""
+        self._inbox.put(_Stop(drain))
+
+    def flush(self) -> threading.Event:
+        """An event that is set once all that the sources have now is committed (or the unit has ended)."""
+        flush = _Flush(threading.Event())
+        self._inbox.put(flush)
+        if self._ended.is_set():
+            flush.done.set()
+        return flush.done
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended; whether it has."""
+        return self._ended.wait(timeout)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._blocks.waiting_bytes
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+            self._finish()
+        except ArrowStreamError as error:
+            self.error = error
+        except BaseException as error:
+            self.error = BatchError(f"the driver of {self.unit.id} broke: {type(error).__name__}: {error}")
+            self.error.__cause__ = error
+        finally:
+            for close in (*(committer.close for committer in self._committers), self._stop_unit):
+                with contextlib.suppress(Exception):
+                    close()
+            self._ended.set()
+            waiting = [flush for flush, _ in self._sealing.values()] + self._flushes
+            waiting += [event for event in self._inbox.take_now() if isinstance(event, _Flush)]
+            for flush in waiting:
+                flush.done.set()
+
+    def _stop_unit(self) -> None:
+        self._cluster.stop_unit(self.unit.id)
+
+    def _loop(self) -> None:
+        while not self._through():
+            due = self._scheduler.next_tick(self._clock.now())
+            hurry = self._hurry()
+            self._hear(self._inbox.take_now() if hurry and self._blocks.waiting else self._inbox.take(due))
+            now = self._clock.now()
+            if due is not None and now >= due and self._scheduler.idle:
+                self._cluster.seal(self.unit.id)
+                self._hear(self._inbox.take_now())
+            self._carry_out(self._scheduler.tick(now, hurry=self._hurry()))
+            self._answer_flushes()
+
+    def _hurry(self) -> bool:
+        """Whether batches follow each other without waiting for the interval."""
+        assert self._supervisor is not None
+        return bool(self._flushes) or self._stopping is not None or not self._supervisor.running
+
+    def _through(self) -> bool:
+        assert self._supervisor is not None
+        if not self._scheduler.idle:
+            return False
+        if self._stopping is not None and not self._stopping.drain:
+            return True
+        return not self._supervisor.running and not self._blocks.waiting
+
+    def _answer_flushes(self) -> None:
+        if self._flushes and not self._blocks.waiting and self._scheduler.idle:
+            for flush in self._flushes:
+                flush.done.set()
+            self._flushes.clear()
+
+    def _hear(self, events: Iterable[_Event]) -> None:
+        for event in events:
+            self._hear_one(event)
+
+    def _hear_one(self, event: _Event) -> None:
+        assert self._supervisor is not None
+        match event:
+            case BlockAdded():
+                self._block_added(event)
+            case BlockCopied():
+                self._blocks.copied(event)
+            case TaskDone():
+                self._carry_out(self._scheduler.task_done(event))
+            case TaskFailed():
+                self._carry_out(self._scheduler.task_failed(event))
+            case ReceiverStarted():
+                log.debug("%s reads %s", event.worker, self._names[event.source])
+            case ReceiverFailed():
+                self._receiver_failed(event)
+            case ReceiverEnded():
+                self._supervisor.ended(event.source, event.split, event.worker)
+            case ReceiversSealed():
+                self._sealed(event.token, event.worker)
+            case WorkerLost():
+                self._worker_lost(event)
+            case WorkerJoined():
+                self._worker_joined(event)
+            case _Stop():
+                self._stopping = event
+                self._send((worker, StopReceivers(self.unit.id, event.drain)) for worker in self._workers)
+            case _Flush():
+                self._tokens += 1
+                self._sealing[self._tokens] = (event, set(self._workers))
+                self._send((worker, SealBlocks(self.unit.id, self._tokens)) for worker in list(self._workers))
+
+    def _block_added(self, event: BlockAdded) -> None:
+        assert self._supervisor is not None
+        self._blocks.added(event)
+        info = event.info
+        if not self._sources[info.source].replayable and info.stop is not None:
+            reader = self._supervisor.reader(info.source, info.split)
+            if reader is not None:
+                self._send([(reader, AcknowledgeRows(self.unit.id, info.source, info.split, info.stop))])
+
+    def _sealed(self, token: int, worker: WorkerId) -> None:
+        if token not in self._sealing:
+            return
+        flush, missing = self._sealing[token]
+        missing.discard(worker)
+        if not missing:
+            del self._sealing[token]
+            self._flushes.append(flush)
+
+    def _receiver_failed(self, event: ReceiverFailed) -> None:
+        name = self._names[event.source]
+        if event.fatal:
+            raise SourceError(f"source {name}: {event.reason}")
+        self._note(f"source {name}: {event.reason}; trying again")
+
+    def _worker_lost(self, event: WorkerLost) -> None:
+        assert self._supervisor is not None
+        if event.worker not in self._workers:
+            return
+        self._workers.remove(event.worker)
+        self._note(f"worker {event.worker} is lost ({event.reason}); {len(self._workers)} left")
+        if not self._workers:
+            raise ClusterError(f"all workers are lost; the last: {event.worker}, {event.reason}")
+        copies, gone = self._blocks.lost(event.worker, self._workers)
+        self._send(copies)
+        if gone:
+            rows = sum(info.rows for info in gone)
+            self._lost_rows += rows
+            self._note(f"{rows:,} rows were on worker {event.worker} alone and are LOST; use replication=2")
+            self._blocks.forget(gone)
+        self._supervisor.lost(event.worker)
+        if self._stopping is None:
+            self._send(self._supervisor.assign(self._workers))
+        else:
+            self._supervisor.abandon()
+        for token in list(self._sealing):
+            self._sealed(token, event.worker)
+        self._carry_out(self._scheduler.workers_changed(self._workers, gone))
+
+    def _worker_joined(self, event: WorkerJoined) -> None:
+        self._cluster.join_unit(self.unit.id, event.worker)
+        self._workers.append(event.worker)
+        self._note(f"worker {event.worker} has joined; {len(self._workers)} now")
+        self._carry_out(self._scheduler.workers_changed(self._workers, []))
+
+    def _send(
+        self,
+        orders: Iterable[
+            tuple[
+                WorkerId,
+                StartReceiver
+                | SealBlocks
+                | StopReceivers
+                | AcknowledgeRows
+                | CopyBlock
+                | RunTask
+                | CommitState
+                | DropBlocks,
+            ]
+        ],
+    ) -> None:
+        for worker, instruction in orders:
+            self._cluster.send(self.unit.id, worker, instruction)
+
+    def _carry_out(self, instructions: Sequence[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case LogBatch(batch):
+                    self._log.allotted(batch)
+                case CommitBatch():
+                    self._commit(instruction)
+                case AbortReceipts(batch_id, done):
+                    for output, committer in enumerate(self._committers):
+                        committer.abort(batch_id, [task.receipts[output] for task in done if output in task.receipts])
+                case FailUnit():
+                    raise _failure(instruction)
+                case (worker, order):
+                    self._send([(worker, order)])
+
+    def _commit(self, order: CommitBatch) -> None:
+        batch, done = order.batch, order.done
+        with self._instant:
+            for output, committer in enumerate(self._committers):
+                receipts = [task.receipts[output] for task in done if output in task.receipts]
+                self._commit_sink(output, committer, batch.id, receipts)
+            self._dead_letters.commit([task.rejects for task in done])
+            self._log.committed(batch.id)
+        after = self._scheduler.batch_committed()
+        self._acknowledge(batch.blocks)
+        self._report(order)
+        self._carry_out(after)
+
+    def _commit_sink(self, output: int, committer: Committer, batch_id: int, receipts: list[object]) -> None:
+        name = self.unit.outputs[output].sink.name
+        try:
+            for attempt in tenacity.Retrying(
+                retry=tenacity.retry_if_exception_type(OSError),
+                stop=tenacity.stop_after_attempt(COMMIT_TRIES),
+                wait=tenacity.wait_exponential(multiplier=0.1),
+                reraise=True,
+            ):
+                with attempt:
+                    committer.commit(batch_id, receipts)  # type: ignore[arg-type]
+        except ArrowStreamError:
+            raise
+        except Exception as error:
+            raise SinkError(f"output {name}, batch {batch_id}: {type(error).__name__}: {error}") from error
+
+    def _acknowledge(self, blocks: Sequence[BlockInfo]) -> None:
+        """Replayable sources may forget what is committed."""
+        assert self._supervisor is not None
+        last = {(info.source, info.split): info.stop for info in blocks if info.replayable}
+        for (source, split), offset in last.items():
+            if (reader := self._supervisor.reader(source, split)) is not None:
+                self._send([(reader, AcknowledgeRows(self.unit.id, source, split, offset))])
+
+    def _report(self, order: CommitBatch) -> None:
+        batch, done = order.batch, order.done
+        now = self._clock.now()
+        rows_out: dict[str, int] = {output.sink.name: 0 for output in self.unit.outputs}
+        for task in done:
+            for output, rows in task.stats.rows_out.items():
+                rows_out[self.unit.outputs[output].sink.name] += rows
+        lost, self._lost_rows = self._lost_rows, 0
+        report = BatchReport(
+            unit=self.unit.id,
+            batch=batch.id,
+            time=batch.time,
+            rows_in=batch.rows,
+            dead_letters=batch.rejects,
+            rows_out=rows_out,
+            seconds=now - batch.time,
+            run_seconds=sum(task.stats.seconds for task in done),
+            lag=now - min((info.created for info in batch.blocks), default=now),
+            waiting_rows=self._blocks.waiting_rows,
+            waiting_bytes=self._blocks.waiting_bytes,
+            state_rows=sum(task.stats.state_rows for task in done),
+            state_bytes=sum(task.stats.state_bytes for task in done),
+            attempts=1 + max((task.task.attempt for task in done), default=0),
+            lost_rows=lost,
+        )
+        self._progress.add(report)
+        self._on_batch(report)
+
+    def _note(self, text: str) -> None:
+        log.warning("%s", text)
+        self._progress.notes.append(text)
+
+    def _finish(self) -> None:
+        with self._instant:
+            for committer in self._committers:
+                committer.flush()
+
+
+def _failure(order: FailUnit) -> ArrowStreamError:
+    cause: BaseException | None = None
+    if order.error is not None:
+        with contextlib.suppress(Exception):
+            cause = pickle.loads(order.error)
+    where = f"batch {order.batch_id}: " if order.batch_id is not None else ""
+    error = BatchError(f"{where}{order.reason}", order.batch_id)
+    error.__cause__ = cause
+    return error

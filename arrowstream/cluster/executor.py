@@ -1,0 +1,401 @@
+"""What a worker does, in whichever process: receive, keep blocks, run tasks, keep copies of state."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Protocol, TypeAlias
+
+import cloudpickle
+import polars as pl
+import pyarrow as pa
+
+from arrowstream.blocks.block import Block
+from arrowstream.blocks.generator import BlockGenerator
+from arrowstream.blocks.manager import BlockManager, Peers
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, DropBlocks
+from arrowstream.blocks.store import BlockNotFoundError, BlockStore
+from arrowstream.clock import Clock
+from arrowstream.connectors.source import SupportsBounded
+from arrowstream.errors import StateError, WorkerLostError
+from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
+from arrowstream.operators.changes import to_arrow
+from arrowstream.operators.compile import compile_unit
+from arrowstream.operators.program import Program
+from arrowstream.plan.unit import Unit
+from arrowstream.receive.messages import (
+    AcknowledgeRows,
+    ReceiverEnded,
+    ReceiverFailed,
+    ReceiversSealed,
+    ReceiverStarted,
+    SealBlocks,
+    StartReceiver,
+    StopReceivers,
+)
+from arrowstream.receive.receiver import Receiver
+from arrowstream.schedule.deadletters import dead_letters, receipt_of
+from arrowstream.schedule.messages import CommitState, RunTask, TaskBlock, TaskDone, TaskFailed, TaskId
+from arrowstream.schedule.partition import Partition
+from arrowstream.schedule.task import run_task
+from arrowstream.settings import Settings
+from arrowstream.state.changelog import ChangeLog
+from arrowstream.state.table import KeyedTable
+
+Instruction: TypeAlias = (
+    StartReceiver | SealBlocks | StopReceivers | AcknowledgeRows | CopyBlock | DropBlocks | RunTask | CommitState
+)
+Event: TypeAlias = (
+    BlockAdded
+    | BlockCopied
+    | ReceiverStarted
+    | ReceiverFailed
+    | ReceiverEnded
+    | ReceiversSealed
+    | TaskDone
+    | TaskFailed
+)
+
+
+class Neighbours(Peers, Protocol):
+    """The other workers, as an executor sees them."""
+
+    def fetch(self, worker: WorkerId, block: BlockId) -> pa.Table:
+        """A block or a shuffle part that another worker holds. Raises `WorkerLostError`, `BlockNotFoundError`."""
+
+    def copy_state(self, worker: WorkerId, state: StateCopy) -> None:
+        """Give a change of state to the worker that keeps its copy; returns when it is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateCopy:
+    """A table's change in one batch; or all of it, where `snapshot`, as of the committed batch `version`."""
+
+    unit: UnitId
+    partition: int
+    name: str
+    version: int
+    snapshot: bool
+    keys: list[str]
+    table: pa.Table
+
+
+@dataclass(slots=True)
+class _UnitRun:
+    """A unit on this worker."""
+
+    unit: Unit
+    program: Program
+    partitions: int
+    parts: dict[int, dict[BlockId, pl.DataFrame]] = field(default_factory=dict)
+    owned: dict[int, Partition] = field(default_factory=dict)
+    attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    replicas: dict[int, WorkerId | None] = field(default_factory=dict)
+    copies: dict[tuple[int, str], ChangeLog] = field(default_factory=dict)
+    receivers: dict[tuple[SourceId, str], Receiver] = field(default_factory=dict)
+
+
+class Executor:
+    """Carries out the driver's instructions on one worker, and emits what happened.
+
+    `handle` may be called by several threads, but all tasks of a unit by one. It never raises: what goes wrong is
+    an event.
+    """
+
+    def __init__(
+        self,
+        worker: WorkerId,
+        settings: Settings,
+        clock: Clock,
+        neighbours: Neighbours,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.worker = worker
+        self._settings, self._clock, self._neighbours, self._emit = settings, clock, neighbours, emit
+        self.store = BlockStore(settings.blocks)
+        self.manager = BlockManager(worker, self.store, neighbours, settings.cluster.replication, settings.blocks, emit)
+        self._units: dict[UnitId, _UnitRun] = {}
+        self._numbers = count()
+        self._copies_lock = threading.Lock()
+
+    def start_unit(self, unit: Unit, partitions: int) -> None:
+        """Take in a plan; its receivers and tasks come as instructions."""
+        self._units[unit.id] = _UnitRun(unit, compile_unit(unit), partitions)
+
+    def stop_unit(self, unit_id: UnitId) -> None:
+        """Stop its receivers and forget all of it."""
+        run = self._units.pop(unit_id, None)
+        if run is None:
+            return
+        for receiver in run.receivers.values():
+            receiver.stop(drain=False)
+        for receiver in run.receivers.values():
+            receiver.join(10)
+
+    def close(self) -> None:
+        for unit_id in list(self._units):
+            self.stop_unit(unit_id)
+        self.store.close()
+
+    def handle(self, instruction: Instruction) -> None:
+        match instruction:
+            case RunTask():
+                self._run_task(instruction)
+            case CommitState(unit, batch):
+                self._commit(unit, batch)
+            case DropBlocks(blocks):
+                self.manager.drop(blocks)
+            case CopyBlock():
+                self._copy_block(instruction)
+            case StartReceiver():
+                self._start_receiver(instruction)
+            case StopReceivers(unit, drain):
+                for receiver in self._receivers(unit):
+                    receiver.stop(drain=drain)
+            case SealBlocks(unit, token):
+                self._flush(unit, token)
+            case AcknowledgeRows(unit, source, split, offset):
+                if (run := self._units.get(unit)) and (receiver := run.receivers.get((source, split))):
+                    receiver.acknowledge(offset)
+
+    def seal(self, unit: UnitId) -> None:
+        """Seal the open blocks of a unit's receivers: a batch is due."""
+        for receiver in self._receivers(unit):
+            receiver.seal()
+
+    def get(self, block: BlockId) -> pa.Table:
+        """A block or shuffle part that is here. Raises `BlockNotFoundError`."""
+        for run in list(self._units.values()):
+            for parts in list(run.parts.values()):
+                if (frame := parts.get(block)) is not None:
+                    return to_arrow(frame)
+        return self.store.get(block)
+
+    def keep_state(self, state: StateCopy) -> None:
+        """Keep another worker's change of state, in place of what an attempt given up may have left."""
+        run = self._units.get(state.unit)
+        if run is None:
+            return
+        with self._copies_lock:
+            key = (state.partition, state.name)
+            if state.snapshot or key not in run.copies:
+                run.copies[key] = ChangeLog(state.keys)
+            log = run.copies[key]
+            log.discard_after(state.version - 1)
+            log.append(state.version, state.table)
+            log.compact()
+
+    def _receivers(self, unit: UnitId) -> Sequence[Receiver]:
+        run = self._units.get(unit)
+        return list(run.receivers.values()) if run is not None else []
+
+    def _start_receiver(self, order: StartReceiver) -> None:
+        run = self._units[order.unit]
+        source = dict(run.unit.sources)[order.source].source
+        if order.bounded and isinstance(source, SupportsBounded):
+            source = source.bounded()
+        generator = BlockGenerator(
+            order.source,
+            order.split,
+            settings=self._settings.blocks,
+            replayable=source.replayable,
+            start=order.resume,
+            position=order.next_block,
+            new_id=lambda: BlockId(f"{order.unit}/{order.source}/{order.split}/{self.worker}/{next(self._numbers)}"),
+        )
+        listener = _Listener(order, self.worker, self._emit)
+        outlet = _Outlet(order.unit, self.manager)
+        receiver = Receiver(source, order.split, order.resume, generator, outlet, self._clock, listener)
+        run.receivers[order.source, order.split] = receiver
+        receiver.start()
+
+    def _flush(self, unit: UnitId, token: int) -> None:
+        receivers = self._receivers(unit)
+        left = count(len(receivers) - 1, -1)
+
+        def done() -> None:
+            if next(left) <= 0:
+                self._emit(ReceiversSealed(unit, self.worker, token))
+
+        for receiver in receivers:
+            receiver.flush(done)
+        if not receivers:
+            done()
+
+    def _copy_block(self, order: CopyBlock) -> None:
+        try:
+            self.manager.copy(order)
+        except BlockNotFoundError:
+            pass  # its batch was committed in the meantime
+
+    def _commit(self, unit: UnitId, batch: int) -> None:
+        if (run := self._units.get(unit)) is not None:
+            for partition in run.owned.values():
+                partition.commit(batch)
+            run.parts.clear()
+
+    def _run_task(self, order: RunTask) -> None:
+        task = order.task
+        try:
+            run = self._units[task.unit]
+            partition = self._prepare(run, order)
+            result = run_task(
+                partition,
+                task,
+                order.blocks,
+                self._load,
+                lambda step, name: self._fetch_parts(run, order, step, name),
+            )
+            parts = run.parts.setdefault(task.partition, {})
+            for (step, name, to), frame in result.parts.items():
+                parts[_part_id(task, step, name, task.partition, to)] = frame
+            if order.replica is not None:
+                self._copy_changes(partition, order)
+            letters = [self._dead_letters(run, task, block) for block in order.blocks if block.info.kind == "rejects"]
+            self._emit(TaskDone(task, self.worker, result.receipts, receipt_of(letters), result.stats))
+        except (WorkerLostError, BlockNotFoundError) as error:
+            self._emit(TaskFailed(task, self.worker, str(error), retry=True))
+        except BaseException as error:  # also a panic of a native library is an answer, never a hang
+            self._emit(TaskFailed(task, self.worker, _describe(error), retry=False, error=_pickled(error)))
+
+    def _prepare(self, run: _UnitRun, order: RunTask) -> Partition:
+        """The task's partition, at the state of the last committed batch when a batch begins."""
+        task = order.task
+        partition = run.owned.get(task.partition)
+        if partition is None:
+            partition = Partition(task.partition, run.partitions, run.program, run.unit)
+            self._restore(run, partition, order.committed)
+            run.owned[task.partition] = partition
+        attempt = (task.batch, task.attempt)
+        if task.stage == 0:
+            partition.commit(order.committed)
+            if partition.open_batch is not None:
+                partition.rollback()
+            run.parts.pop(task.partition, None)
+            run.attempts[task.partition] = attempt
+            if run.replicas.get(task.partition) != order.replica:
+                self._copy_snapshot(partition, order)
+                run.replicas[task.partition] = order.replica
+        elif run.attempts.get(task.partition) != attempt:
+            raise WorkerLostError(f"{task}: its former stage did not run here")
+        return partition
+
+    def _restore(self, run: _UnitRun, partition: Partition, committed: int) -> None:
+        """Take over a partition: build its state from the copies kept here."""
+        if committed < 0:
+            return
+        with self._copies_lock:
+            for name, table in partition.tables():
+                log = run.copies.pop((partition.number, name), None)
+                if log is None:
+                    raise StateError(f"worker {self.worker} has no copy of the state {name} of {partition.number}")
+                log.discard_after(committed)
+                table.restore(log.tables())
+        partition.version = committed
+
+    def _copy_snapshot(self, partition: Partition, order: RunTask) -> None:
+        """A new worker keeps the copy from now on: it gets all there is."""
+        if order.replica is None or order.committed < 0:
+            return
+        for name, table in partition.tables():
+            self._copy_table(partition, order, name, table, order.committed, snapshot=True)
+
+    def _copy_changes(self, partition: Partition, order: RunTask) -> None:
+        """What this task changed in state is copied before the task is done."""
+        for name, table in partition.tables(order.task.stage):
+            self._copy_table(partition, order, name, table, order.task.batch, snapshot=False)
+
+    def _copy_table(
+        self, partition: Partition, order: RunTask, name: str, table: KeyedTable, version: int, *, snapshot: bool
+    ) -> None:
+        assert order.replica is not None
+        rows = table.snapshot() if snapshot else table.delta()
+        copy = StateCopy(order.task.unit, partition.number, name, version, snapshot, table.keys.names(), rows)
+        self._neighbours.copy_state(order.replica, copy)
+
+    def _load(self, block: TaskBlock) -> pa.Table | None:
+        """A block's rows: from here, from another worker, or (None) from its source."""
+        info = block.info
+        if not info.held:
+            return None
+        if info.id in self.store:
+            return self.store.get(info.id)
+        for worker in block.workers:
+            if worker != self.worker:
+                try:
+                    return self._neighbours.fetch(worker, info.id)
+                except (WorkerLostError, BlockNotFoundError):
+                    continue
+        if info.replayable:
+            return None
+        raise BlockNotFoundError(f"no worker holds block {info.id}")
+
+    def _fetch_parts(self, run: _UnitRun, order: RunTask, step: int, name: str) -> list[pl.DataFrame]:
+        frames = []
+        for giver, worker in enumerate(order.placement):
+            part = _part_id(order.task, step, name, giver, order.task.partition)
+            frame = run.parts.get(giver, {}).get(part) if worker == self.worker else None
+            if frame is None:
+                table = self._neighbours.fetch(worker, part)
+                made = pl.from_arrow(table)
+                assert isinstance(made, pl.DataFrame)
+                frame = made
+            frames.append(frame)
+        return frames
+
+    def _dead_letters(self, run: _UnitRun, task: TaskId, block: TaskBlock) -> pa.Table:
+        table = self._load(block)
+        assert table is not None
+        name = dict(run.unit.sources)[block.info.source].name
+        return dead_letters(task.batch, name, block.info.split, table)
+
+
+class _Outlet:
+    """A unit's way into the block manager."""
+
+    def __init__(self, unit: UnitId, manager: BlockManager) -> None:
+        self._unit, self._manager = unit, manager
+
+    def put(self, block: Block) -> None:
+        self._manager.put(self._unit, block)
+
+    def wait_for_room(self, stop: threading.Event) -> None:
+        self._manager.wait_for_room(stop)
+
+
+class _Listener:
+    """What becomes of a receiver, as events."""
+
+    def __init__(self, order: StartReceiver, worker: WorkerId, emit: Callable[[Event], None]) -> None:
+        self._of = (order.unit, order.source, order.split, worker)
+        self._emit = emit
+
+    def started(self) -> None:
+        self._emit(ReceiverStarted(*self._of))
+
+    def failed(self, reason: str, fatal: bool) -> None:
+        self._emit(ReceiverFailed(*self._of, reason, fatal))
+
+    def ended(self) -> None:
+        self._emit(ReceiverEnded(*self._of))
+
+
+def _part_id(task: TaskId, step: int, name: str, giver: int, to: int) -> BlockId:
+    return BlockId(f"{task.unit}/{task.batch}/{task.attempt}/{step}/{name}/{giver}>{to}")
+
+
+def _describe(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)
+    where = f" ({last[-1].filename}:{last[-1].lineno})" if last else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    try:
+        data: bytes = cloudpickle.dumps(error)
+        return data
+    except Exception:
+        return None

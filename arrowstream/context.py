@@ -1,0 +1,382 @@
+"""The front door: a streaming context holds the sources, the outputs and the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from arrowstream.catalog import Catalog
+from arrowstream.clock import Clock, SystemClock
+from arrowstream.cluster.cluster import Cluster
+from arrowstream.cluster.driver import UnitDriver
+from arrowstream.connectors.sink import Committer, SupportsView
+from arrowstream.connectors.source import SupportsBounded, SupportsCheck
+from arrowstream.connectors.view import TableView
+from arrowstream.errors import ArrowStreamError, ContextError, PlanError
+from arrowstream.plan.nodes import Output, SourceNode
+from arrowstream.plan.unit import topological, units
+from arrowstream.read import ReadFrom
+from arrowstream.schedule.deadletters import DEAD_LETTERS, DeadLetters
+from arrowstream.schedule.logs import MemoryLog
+from arrowstream.schedule.progress import BatchReport, Progress
+from arrowstream.settings import (
+    BatchSettings,
+    BlockSettings,
+    ClusterSettings,
+    Settings,
+    parse_duration,
+    parse_size,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from arrowstream.query import Snapshot
+
+WORKERS_VARIABLE = "ARROWSTREAM_WORKERS"
+"""Environment variable with the number of workers where the program does not say (`arrowstream run --workers`)."""
+
+contexts: weakref.WeakSet[StreamingContext] = weakref.WeakSet()
+"""The contexts of this process that have been started and not stopped: for the command line."""
+
+
+class StreamingContext:
+    """Sources, outputs, and the run that joins them.
+
+    New -> (`start`) -> Running -> (`stop`, or all sources ended, or a failure) -> Stopped; a context runs once.
+    A run that has failed raises its error at `await_termination`, `run`, `process_all_available` and `stop`.
+
+        with StreamingContext(batch_interval="1s") as ctx:
+            ctx.read.rate(10).write.console()
+            ctx.start()
+            ctx.await_termination(timeout=10)
+
+    Arguments:
+        batch_interval  from one batch to the next; "10ms" and more
+        block_interval  after which a receiver's block is sealed; a batch that is due seals it sooner
+        workers         0: inside this process; N: N worker processes on this machine
+        replication     workers that must hold a received block, and a change of state, before it counts as safe;
+                        min(2, workers) unless given
+        name            of the context, in reports
+        memory          of blocks per worker; beyond, they are spilled to disk, and senders are slowed down
+        max_batch_rows  rows in a batch at most (blocks are not cut: one block may exceed it)
+        max_batch_size  bytes of blocks in a batch at most
+        spill           folder for spilled blocks; the system's temporary one unless given
+        clock           where to read the time (`arrowstream.testing.ManualClock` in tests)
+        cluster         workers that are there already, in place of `workers`; the context does not end them
+    """
+
+    def __init__(
+        self,
+        batch_interval: str | timedelta = "1s",
+        block_interval: str | timedelta = "200ms",
+        workers: int | None = None,
+        replication: int | None = None,
+        name: str = "arrowstream",
+        *,
+        memory: str | int = "512MB",
+        max_batch_rows: int | None = None,
+        max_batch_size: str | int = "128MB",
+        spill: str | os.PathLike[str] | None = None,
+        clock: Clock | None = None,
+        cluster: Cluster | None = None,
+    ) -> None:
+        self.name = name
+        batch_seconds = parse_duration(batch_interval, "batch_interval")
+        blocks = BlockSettings(
+            interval=min(parse_duration(block_interval, "block_interval"), batch_seconds or 0.01),
+            memory=parse_size(memory, "memory"),
+            spill=None if spill is None else os.fspath(spill),
+        )
+        if max_batch_rows is not None and max_batch_rows < 1:
+            raise PlanError(f"max_batch_rows={max_batch_rows} must be at least 1")
+        batches = BatchSettings(batch_seconds, max_batch_rows, parse_size(max_batch_size, "max_batch_size"))
+        if workers is None:
+            workers = len(cluster.workers) if cluster is not None else _workers_from_environment()
+        self.settings = Settings(blocks, batches, _cluster_settings(workers, replication))
+        self.progress = Progress()
+        """Reports of the last batches, and sums."""
+        self._clock = clock or SystemClock()
+        self._cluster, self._owns_cluster = cluster, cluster is None
+        self._outputs: list[Output] = []
+        self._drivers: list[UnitDriver] = []
+        self._dead_letters = DeadLetters()
+        self._instant = threading.RLock()
+        self._catalog = Catalog()
+        self._catalog.register(DEAD_LETTERS, self._dead_letters.view)
+        self._listeners: list[Callable[[BatchReport], None]] = []
+        self._state = "new"
+        self._read = ReadFrom(self)
+
+    @property
+    def read(self) -> ReadFrom:
+        """Sources: `ctx.read.socket(...)`, `.parquet(...)`, `.ndjson(...)`, `.rate(...)`, `.memory(...)`."""
+        return self._read
+
+    def add_output(self, output: Output) -> None:
+        """Register an output; `frame.write` does. Raises `ContextError` once started, `PlanError` for a name twice."""
+        if self._state != "new":
+            raise ContextError(f"the context is {self._state}: declare every output before start()")
+        taken = [other.sink.name for other in self._outputs]
+        if output.sink.name in taken or output.sink.name == DEAD_LETTERS:
+            raise PlanError(f"there is already an output {output.sink.name!r}; give this one another name=")
+        self._outputs.append(output)
+
+    def listen(self, listener: Callable[[BatchReport], None]) -> None:
+        """Call `listener(report)` after every batch, on the engine's thread: keep it short."""
+        self._listeners.append(listener)
+
+    # --- the run
+
+    def start(self) -> None:
+        """Start receiving and running batches; returns at once.
+
+        Raises `ContextError` when called twice or without an output, `SourceError` and `SinkError` where one cannot be
+        opened.
+        """
+        self._start(bounded=False)
+
+    def run(self, timeout: float | None = None) -> None:
+        """Process all there is, then stop: directories as they are now, sockets until the peer closes.
+
+        Raises `PlanError` for a source that never ends, `TimeoutError`, and whatever made the run fail.
+        """
+        self._start(bounded=True)
+        if not self.await_termination(timeout):
+            self.stop(graceful=False)
+            raise TimeoutError(f"not through after {timeout} s")
+        self.stop()
+
+    def await_termination(self, timeout: float | None = None) -> bool:
+        """Wait until the run has ended, at most `timeout` seconds; whether it has. Ctrl-C stops it gracefully.
+
+        Raises what made the run fail.
+        """
+        self._must_be_started("await_termination")
+        until = None if timeout is None else SystemClock().now() + timeout
+        try:
+            for driver in self._drivers:
+                while not driver.wait(0.2 if until is None else max(0.0, min(0.2, until - SystemClock().now()))):
+                    if self._failed():
+                        break
+                    if until is not None and SystemClock().now() >= until:
+                        return False
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        self._raise_failure()
+        return True
+
+    def process_all_available(self, timeout: float | None = None) -> None:
+        """Wait until all rows that the sources have at this moment are committed; does not wait for the interval.
+
+        Raises `TimeoutError`, and whatever made the run fail.
+        """
+        self._must_be_started("process_all_available")
+        for done in [driver.flush() for driver in self._drivers]:
+            if not done.wait(timeout):
+                raise TimeoutError(f"rows were still on their way after {timeout} s; {self.progress!r}")
+        self._raise_failure()
+
+    def stop(self, *, graceful: bool = True, timeout: float | None = None) -> None:
+        """Stop the run; `graceful` finishes what has arrived, else the batch under way is finished and the rest let
+        go. Once stopped, outputs can still be queried. A second call does nothing.
+
+        Raises `ContextError` before `start`, `TimeoutError`, and whatever made the run fail.
+        """
+        self._must_be_started("stop")
+        if self._state == "stopped":
+            return
+        try:
+            for driver in self._drivers:
+                driver.stop(drain=graceful)
+            for driver in self._drivers:
+                if not driver.wait(timeout):
+                    raise TimeoutError(f"not stopped after {timeout} s; {self.progress!r}")
+        finally:
+            if all(driver.wait(0) for driver in self._drivers):
+                self._close()
+        self._raise_failure()
+
+    # --- what has come out
+
+    def sql(self, statement: str) -> Snapshot:
+        """The answer to a query over the outputs, by name, as they stand now; also after `stop`.
+
+        All outputs of a connected plan are seen at the same batch. `dead_letters` is a table too. Raises
+        `QueryError`.
+        """
+        from arrowstream.query import run_sql
+
+        return run_sql(statement, self._catalog, self._instant)
+
+    @property
+    def tables(self) -> list[str]:
+        """The names that `sql` knows."""
+        return self._catalog.names()
+
+    @property
+    def dead_letters(self) -> Snapshot:
+        """Records that were no rows, with the reason: batch, source, split, raw, reason."""
+        return self.sql(f"SELECT * FROM {DEAD_LETTERS}")
+
+    def explain(self) -> str:
+        """The plans of all outputs as text."""
+        from arrowstream.plan.explain import explain
+
+        return "\n".join(explain(output) for output in self._outputs)
+
+    def __enter__(self) -> StreamingContext:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._state != "running":
+            return
+        if error is None:
+            self.stop()
+        else:
+            with contextlib.suppress(ArrowStreamError):
+                self.stop(graceful=False)
+
+    def __repr__(self) -> str:
+        names = ", ".join(output.sink.name for output in self._outputs) or "no outputs"
+        return f"<StreamingContext {self.name}: {self._state}; {names}; {self.progress!r}>"
+
+    def _repr_html_(self) -> str:
+        from arrowstream.display import html_context
+
+        return html_context(self.name, self._state, self.tables, self.progress)
+
+    # --- inside
+
+    def _start(self, *, bounded: bool) -> None:
+        if self._state != "new":
+            raise ContextError(f"the context is {self._state} already; make a new StreamingContext")
+        if not self._outputs:
+            raise ContextError("nothing to do: no frame is written anywhere; add for example frame.write.console()")
+        self._check_sources(bounded)
+        self._state = "starting"
+        self._cluster = self._cluster or _make_cluster(self.settings, self._clock)
+        try:
+            self._cluster.start()
+            self._open(bounded)
+        except BaseException:
+            self._state = "stopped"
+            for driver in self._drivers:
+                driver.stop(drain=False)
+            for driver in self._drivers:
+                driver.wait(10)
+            self._close()
+            raise
+        self._state = "running"
+        contexts.add(self)
+
+    def _check_sources(self, bounded: bool) -> None:
+        for node in topological(self._outputs):
+            if isinstance(node, SourceNode):
+                if bounded and not isinstance(node.source, SupportsBounded):
+                    raise PlanError(f"source {node.name} never ends: use start() and stop() in place of run()")
+                source = node.source.bounded() if bounded and isinstance(node.source, SupportsBounded) else node.source
+                if isinstance(source, SupportsCheck):
+                    source.check()
+
+    def _open(self, bounded: bool) -> None:
+        assert self._cluster is not None
+        for unit in units(self._outputs):
+            with contextlib.ExitStack() as opened:
+                committers: list[Committer] = []
+                for output in unit.outputs:
+                    committer = output.sink.committer()
+                    opened.callback(committer.close)
+                    committers.append(committer)
+                    if isinstance(committer, SupportsView):
+                        self._catalog.register(output.sink.name, partial(_view, committer))
+                driver = UnitDriver(
+                    unit,
+                    self._cluster,
+                    self.settings,
+                    self._clock,
+                    MemoryLog(),
+                    committers,
+                    self._dead_letters,
+                    self.progress,
+                    self._instant,
+                    self._on_batch,
+                )
+                driver.start(bounded=bounded)
+                opened.pop_all()
+                self._drivers.append(driver)
+
+    def _on_batch(self, report: BatchReport) -> None:
+        for listener in self._listeners:
+            listener(report)
+
+    def _failed(self) -> list[ArrowStreamError]:
+        return [driver.error for driver in self._drivers if driver.error is not None]
+
+    def _raise_failure(self) -> None:
+        for error in self._failed():
+            self._close()
+            raise error
+
+    def _close(self) -> None:
+        """End what is left of the run; outputs stay readable."""
+        if self._state != "stopped":
+            self._state = "stopped"
+            contexts.discard(self)
+        for driver in self._drivers:
+            driver.stop(drain=False)
+            driver.wait(10)
+        if self._owns_cluster and self._cluster is not None:
+            self._cluster.close()
+
+    def _must_be_started(self, call: str) -> None:
+        if self._state == "new":
+            raise ContextError(f"{call}() before start(): call start() first")
+
+
+def _view(committer: SupportsView) -> TableView:
+    return committer.view()
+
+
+def _workers_from_environment() -> int:
+    text = os.environ.get(WORKERS_VARIABLE, "0")
+    if not text.isdigit():
+        raise PlanError(f"{WORKERS_VARIABLE}={text!r} must be a number of worker processes, such as 2")
+    return int(text)
+
+
+def _cluster_settings(workers: int, replication: int | None) -> ClusterSettings:
+    if workers < 0:
+        raise PlanError(f"workers={workers}: 0 runs inside this process, N starts N worker processes")
+    if replication is None:
+        replication = min(2, max(workers, 1))
+    if replication < 1 or replication > max(workers, 1):
+        raise PlanError(f"replication={replication} must be between 1 and the number of workers, {max(workers, 1)}")
+    return ClusterSettings(workers, replication)
+
+
+def _make_cluster(settings: Settings, clock: Clock) -> Cluster:
+    if settings.cluster.workers == 0:
+        from arrowstream.cluster.embedded import EmbeddedCluster
+
+        return EmbeddedCluster(settings, clock)
+    from arrowstream.cluster.local import LocalCluster
+
+    return LocalCluster(settings)
+
+
+def stop_all(*, graceful: bool = True) -> list[Any]:
+    """Stop every running context of this process (Ctrl-C at the command line)."""
+    stopped = list(contexts)
+    for context in stopped:
+        context.stop(graceful=graceful)
+    return stopped

@@ -1,0 +1,277 @@
+"""The stream frame: a dataframe that never ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import polars as pl
+
+from arrowstream.connectors.changes import Append, ChangeKind, Retract
+from arrowstream.connectors.source import Source
+from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError
+from arrowstream.plan.explain import explain
+from arrowstream.plan.kinds import through
+from arrowstream.plan.methods import METHODS, check_call, output_schema, settle
+from arrowstream.plan.methods import Rows as RowsCall
+from arrowstream.plan.nodes import MapBatches, Node, Output, Rows, SourceNode, Sql, Step, Union
+from arrowstream.plan.rowsql import check_row_sql
+
+if TYPE_CHECKING:
+    from polars._typing import ColumnNameOrSelector, IntoExpr
+
+    from arrowstream.grouped import StreamGroupBy
+    from arrowstream.write import WriteTo
+
+
+class Plans(Protocol):
+    """Who keeps the outputs (the context)."""
+
+    def add_output(self, output: Output) -> None: ...
+
+
+class StreamFrame:
+    """Rows of a stream, and what is to be done with them; nothing runs until the context starts.
+
+    Calls carry the names and arguments of `polars.LazyFrame`. Each is checked when it is made: a column that is
+    not there, a wrong type, or an expression that would depend on how the stream is cut is an error at that
+    line. A frame is never changed; every call gives a new one.
+    """
+
+    def __init__(self, node: Node, plans: Plans) -> None:
+        self._node, self._plans = node, plans
+
+    # --- what it is
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Column names and Polars types, known before any row has come."""
+        return self._node.schema
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return self._node.schema.names()
+
+    @property
+    def kind(self) -> ChangeKind:
+        """How rows change once they are out: append-only, updated by key, or taken back."""
+        return self._node.kind
+
+    @property
+    def source(self) -> Source:
+        """The source, of a frame that is just that: `ctx.read.memory(...).source.send(rows)`."""
+        if not isinstance(self._node, SourceNode):
+            raise PlanError("only the frame that ctx.read has given has a source")
+        return self._node.source
+
+    def explain(self) -> str:
+        """The plan as text: each node with its engine, the kind of its changes and its state."""
+        return explain(self._node)
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name}: {dtype}" for name, dtype in self.schema.items())
+        return f"<StreamFrame {columns}; {self.kind}>"
+
+    def _repr_html_(self) -> str:
+        from arrowstream.display import html_schema
+
+        return html_schema(self.schema, str(self.kind), self.explain())
+
+    # --- row-local calls
+
+    def select(self, *exprs: IntoExpr | Iterable[IntoExpr], **named_exprs: IntoExpr) -> StreamFrame:
+        """Choose and compute columns, row by row."""
+        return self._rows("select", *exprs, **named_exprs)
+
+    def with_columns(self, *exprs: IntoExpr | Iterable[IntoExpr], **named_exprs: IntoExpr) -> StreamFrame:
+        """Add or replace columns, row by row."""
+        return self._rows("with_columns", *exprs, **named_exprs)
+
+    def filter(self, *predicates: Any, **constraints: Any) -> StreamFrame:
+        """Keep the rows for which all predicates are true."""
+        return self._rows("filter", *predicates, **constraints)
+
+    def remove(self, *predicates: Any, **constraints: Any) -> StreamFrame:
+        """Leave out the rows for which all predicates are true."""
+        return self._rows("remove", *predicates, **constraints)
+
+    def explode(self, columns: Any, *more_columns: Any, **options: Any) -> StreamFrame:
+        """A row for each element of list columns."""
+        return self._rows("explode", columns, *more_columns, **options)
+
+    def unnest(self, columns: Any, *more_columns: Any, **options: Any) -> StreamFrame:
+        """The fields of struct columns as columns."""
+        return self._rows("unnest", columns, *more_columns, **options)
+
+    def rename(self, mapping: Mapping[str, str] | Callable[[str], str], *, strict: bool = True) -> StreamFrame:
+        """Give columns other names."""
+        return self._rows("rename", mapping, strict=strict)
+
+    def cast(self, dtypes: Any, *, strict: bool = True) -> StreamFrame:
+        """Give columns other types."""
+        return self._rows("cast", dtypes, strict=strict)
+
+    def drop(self, *columns: ColumnNameOrSelector | Iterable[ColumnNameOrSelector], strict: bool = True) -> StreamFrame:
+        """Leave columns out."""
+        return self._rows("drop", *columns, strict=strict)
+
+    def drop_nulls(self, subset: Any = None) -> StreamFrame:
+        """Leave out rows with nulls."""
+        return self._rows("drop_nulls", subset)
+
+    def drop_nans(self, subset: Any = None) -> StreamFrame:
+        """Leave out rows with NaN."""
+        return self._rows("drop_nans", subset)
+
+    def fill_null(
+        self, value: Any = None, strategy: Any = None, limit: int | None = None, **options: Any
+    ) -> StreamFrame:
+        """Put a value in place of nulls; a `strategy` would depend on the cut and is refused."""
+        if strategy is not None or limit is not None:
+            options |= {"strategy": strategy, "limit": limit}
+        return self._rows("fill_null", value, **options)
+
+    def fill_nan(self, value: Any) -> StreamFrame:
+        """Put a value in place of NaN."""
+        return self._rows("fill_nan", value)
+
+    def unpivot(
+        self, on: Any = None, *, index: Any = None, variable_name: str | None = None, value_name: str | None = None
+    ) -> StreamFrame:
+        """From wide to long: a row for each of the columns `on`."""
+        return self._rows("unpivot", on, index=index, variable_name=variable_name, value_name=value_name)
+
+    def pipe(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`function(frame, *args, **kwargs)`, for chains."""
+        return function(self, *args, **kwargs)
+
+    # --- functions and SQL
+
+    def map_batches(self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Any = None) -> StreamFrame:
+        """Your own function from a DataFrame to a DataFrame: a model, a look-up, anything row-local.
+
+        It is called with some rows at a time, never with none; what it gives for a row must not depend on the
+        others (you vouch for that; `check` finds out). `schema` says what it gives; left out, the function is
+        called once with an empty frame to see. Raises `PlanError`.
+        """
+        if schema is None:
+            try:
+                made = function(self.schema.to_frame())
+            except Exception as error:
+                message = f"map_batches: the function failed on an empty frame ({type(error).__name__}: {error})"
+                raise PlanError(f"{message}; say what it gives: map_batches(function, schema={{...}})") from error
+            if not isinstance(made, pl.DataFrame):
+                raise PlanError(f"map_batches: the function gave {type(made).__name__}, it must give a DataFrame")
+            found = made.schema
+        else:
+            found = pl.Schema(schema)
+        kind = self.kind if isinstance(self.kind, Append) else Retract()
+        return self._with(MapBatches(schema=found, kind=kind, input=self._node, function=function))
+
+    def sql(self, statement: str) -> StreamFrame:
+        """A row-local statement over this frame, by DuckDB: `frame.sql("SELECT a + 1 AS b FROM self WHERE a > 0")`.
+
+        Values and types are DuckDB's. Aggregates, joins, DISTINCT, ORDER BY and the like are refused, with what
+        to write instead. Raises `PlanError`.
+        """
+        import duckdb
+
+        from arrowstream.operators.rows import run_row_sql
+
+        check_row_sql(statement)
+        try:
+            with duckdb.connect(":memory:") as connection:
+                schema = run_row_sql(connection, statement, self.schema.to_frame(), None).schema
+        except (duckdb.Error, pl.exceptions.PolarsError) as error:
+            raise PlanError(f"frame.sql: {error}") from error
+        kind = self.kind if isinstance(self.kind, Append) else Retract()
+        return self._with(Sql(schema=schema, kind=kind, input=self._node, statement=statement))
+
+    # --- several frames, groups, outputs
+
+    def group_by(
+        self, *by: IntoExpr | Iterable[IntoExpr], maintain_order: bool = False, **named_by: IntoExpr
+    ) -> StreamGroupBy:
+        """Groups by key, for running aggregates: `group_by("word").agg(pl.len())`.
+
+        One row per group, updated in place as rows come. `maintain_order` has no meaning on a stream and must
+        stay False.
+        """
+        from arrowstream.grouped import StreamGroupBy
+
+        if maintain_order:
+            raise PlanError("group_by(maintain_order=True): a stream's groups have no order; order the output by SQL")
+        return StreamGroupBy(self, by, named_by)
+
+    def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
+        """Running aggregates over all rows: one row, updated as rows come."""
+        from arrowstream.grouped import StreamGroupBy
+
+        return StreamGroupBy(self, (), {}).agg(*aggs, **named_aggs)
+
+    @property
+    def write(self) -> WriteTo:
+        """Outputs: `frame.write.parquet(...)`, `.duckdb(...)`, `.console()`, `.memory(...)`, `.foreach_batch(...)`."""
+        from arrowstream.write import WriteTo
+
+        return WriteTo(self._node, self._plans)
+
+    def check(self, frame: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries: int = 20, seed: int = 0) -> None:
+        """Try the law on your own pipeline: cut `frame` at random and compare with one shot.
+
+        Runs what leads to this frame over the rows, in one piece and `tries` times cut into random pieces;
+        whatever is not the same is an `AssertionError` that shows the cut and the rows. A frame of several
+        sources takes a dict from source name to rows. Nothing is written.
+        """
+        from arrowstream.check import check
+
+        check(self._node, frame, tries=tries, seed=seed)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in METHODS and not isinstance(METHODS[name], RowsCall):
+            try:
+                check_call(name, (), {}, self.schema)
+            except ArrowStreamError as error:
+                raise CallRefusedError(str(error)) from error
+        raise AttributeError(f"a StreamFrame has no {name!r}")
+
+    def _rows(self, method: str, *args: Any, **kwargs: Any) -> StreamFrame:
+        args, kwargs = settle(args, kwargs)
+        check_call(method, args, kwargs, self.schema)
+        schema = output_schema(method, args, kwargs, self.schema)
+        step = Step(method, args, kwargs)
+        kind = through(step, self.schema, self.kind).kind
+        before, steps = self._node, (step,)
+        if isinstance(before, Rows):
+            before, steps = before.input, (*before.steps, step)
+        return self._with(Rows(schema=schema, kind=kind, input=before, steps=steps))
+
+    def _with(self, node: Node) -> StreamFrame:
+        return StreamFrame(node, self._plans)
+
+
+class CallRefusedError(NotRowLocalError, AttributeError):
+    """A LazyFrame method that a stream does not have; the message says which call does its work."""
+
+
+def concat(frames: Sequence[StreamFrame]) -> StreamFrame:
+    """All rows of several frames of the same columns and types, as they come.
+
+    Raises `PlanError` where columns or types differ, or the frames belong to different contexts.
+    """
+    if not frames:
+        raise PlanError("concat([]): give at least one frame")
+    first = frames[0]
+    for other in frames[1:]:
+        if other._plans is not first._plans:
+            raise PlanError("concat: the frames belong to different contexts")
+        if other.schema != first.schema:
+            raise PlanError(f"concat: the frames differ: {dict(first.schema)} and {dict(other.schema)}; cast or select")
+    if len(frames) == 1:
+        return first
+    nodes = tuple(frame._node for frame in frames)
+    kind = Append() if all(isinstance(node.kind, Append) for node in nodes) else Retract()
+    return StreamFrame(Union(schema=first.schema, kind=kind, parts=nodes), first._plans)

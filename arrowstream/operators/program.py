@@ -1,0 +1,114 @@
+"""A compiled unit: the steps that each partition runs, stage by stage.
+
+Between two stages lies an exchange: rows go to the partition that owns the key group of their key. Within a stage a
+partition works alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import polars as pl
+
+from arrowstream.connectors.sink import Sink
+from arrowstream.ids import SourceId
+from arrowstream.operators.changes import Changes
+from arrowstream.state.table import KeyedTable
+
+Frames: TypeAlias = Mapping[str, pl.DataFrame]
+"""What goes through an exchange: frames by name, each with the key columns."""
+
+
+class Operator(Protocol):
+    """Row-local: changes in, changes out, nothing kept."""
+
+    def process(self, inputs: Sequence[Changes]) -> Changes: ...
+
+
+class PartialOperator(Protocol):
+    """Before an exchange: make the batch small, by key."""
+
+    def partial(self, changes: Changes) -> Frames: ...
+
+
+class StatefulOperator(Protocol):
+    """After an exchange: bring the state of this partition's keys forward, say what changed."""
+
+    @property
+    def tables(self) -> Mapping[str, KeyedTable]:
+        """The state, table by table; the caller commits, rolls back, copies and restores them."""
+
+    def process(self, parts: Mapping[str, Sequence[pl.DataFrame]]) -> Changes:
+        """`parts` by frame, in order of arrival; several of a frame may hold rows of the same key."""
+
+    def nothing(self) -> Changes:
+        """No change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The rows of a source in this batch."""
+
+    source: SourceId
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """Row-local work."""
+
+    make: Callable[[], Operator]
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """The end of a stage: its frames go through the exchange. `keys` are the columns that decide where to; with
+    none, all goes to partition 0."""
+
+    operator: PartialOperator
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stateful:
+    """The begin of a stage: takes in what the exchange brings from the step `partial`."""
+
+    make: Callable[[], StatefulOperator]
+    partial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Changes into the unit's output number `output`."""
+
+    sink: Sink
+    output: int
+
+
+Work: TypeAlias = Scan | Transform | Partial | Stateful | Write
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramStep:
+    """`inputs` are numbers of earlier steps; `shared` where more than one step reads the result."""
+
+    number: int
+    stage: int
+    inputs: tuple[int, ...]
+    work: Work
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """`ordered` where something depends on the order of arrival across partitions (first, last, implode):
+    then blocks go through stage 0 one by one, and what they give is put back in order after the exchange."""
+
+    steps: tuple[ProgramStep, ...]
+    stages: int
+    ordered: bool
+
+    @property
+    def stateful(self) -> bool:
+        return any(isinstance(step.work, Stateful) for step in self.steps)

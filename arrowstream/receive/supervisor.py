@@ -1,0 +1,67 @@
+"""Which worker reads which split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from arrowstream.blocks.master import SplitPosition
+from arrowstream.blocks.placement import least_loaded
+from arrowstream.ids import SourceId, UnitId, WorkerId
+from arrowstream.receive.messages import StartReceiver
+
+Split = tuple[SourceId, str]
+
+
+class ReceiverSupervisor:
+    """Keeps every split that has not ended with one receiver; does no I/O.
+
+    Unassigned -> (`assign`) -> Running on a worker -> (`ended`) -> Ended, or (`lost`) -> Running on another.
+    """
+
+    def __init__(
+        self,
+        unit: UnitId,
+        splits: Iterable[Split],
+        position: Callable[[SourceId, str], SplitPosition],
+        *,
+        bounded: bool,
+    ):
+        self._unit, self._position, self._bounded = unit, position, bounded
+        self._worker: dict[Split, WorkerId | None] = dict.fromkeys(splits)
+
+    def assign(self, workers: Sequence[WorkerId]) -> list[tuple[WorkerId, StartReceiver]]:
+        """Give each split that nobody reads to the worker with the fewest, from where its blocks end."""
+        orders = []
+        for split, worker in self._worker.items():
+            if worker is None:
+                chosen = least_loaded(workers, [busy for busy in self._worker.values() if busy is not None])
+                self._worker[split] = chosen
+                where = self._position(*split)
+                orders.append(
+                    (chosen, StartReceiver(self._unit, *split, where.offset, where.next_block, self._bounded))
+                )
+        return orders
+
+    def lost(self, worker: WorkerId) -> None:
+        """A worker is gone; its splits wait to be assigned."""
+        for split, reader in self._worker.items():
+            if reader == worker:
+                self._worker[split] = None
+
+    def abandon(self) -> None:
+        """Splits that nobody reads are not read again: the unit is stopping."""
+        self._worker = {split: worker for split, worker in self._worker.items() if worker is not None}
+
+    def ended(self, source: SourceId, split: str, worker: WorkerId) -> None:
+        """A split has ended on the worker that reads it."""
+        if self._worker.get((source, split)) == worker:
+            del self._worker[source, split]
+
+    def reader(self, source: SourceId, split: str) -> WorkerId | None:
+        """Who reads a split now."""
+        return self._worker.get((source, split))
+
+    @property
+    def running(self) -> int:
+        """Splits that have not ended."""
+        return len(self._worker)

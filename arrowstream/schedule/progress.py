@@ -1,0 +1,81 @@
+"""What a running context tells of itself: a report per batch, and sums."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from arrowstream.ids import UnitId
+
+KEPT_REPORTS = 1000
+"""Reports kept per context: a few minutes at the usual intervals, and small."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One committed batch.
+
+    `rows_in` came from the sources; `dead_letters` are records that were no rows. `rows_out` are changes written,
+    by output. `seconds` from allotment to commit, `run_seconds` of it in tasks; `lag` from the arrival of the
+    batch's first row to the commit. `waiting_rows` were not worked off when it was committed. `lost_rows` were
+    on workers that died, with no copy anywhere (only with replication=1, or before they were acknowledged).
+    """
+
+    unit: UnitId
+    batch: int
+    time: float
+    rows_in: int
+    dead_letters: int
+    rows_out: Mapping[str, int]
+    seconds: float
+    run_seconds: float
+    lag: float
+    waiting_rows: int
+    waiting_bytes: int
+    state_rows: int
+    state_bytes: int
+    attempts: int
+    lost_rows: int = 0
+
+
+@dataclass(slots=True)
+class Progress:
+    """The reports of the last batches and the sums of all; `notes` are what a user should know (a source that is
+    tried again, a worker lost)."""
+
+    reports: deque[BatchReport] = field(default_factory=lambda: deque(maxlen=KEPT_REPORTS))
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_REPORTS))
+    batches: int = 0
+    rows_in: int = 0
+    dead_letters: int = 0
+    rows_out: dict[str, int] = field(default_factory=dict)
+    lost_rows: int = 0
+
+    def add(self, report: BatchReport) -> None:
+        self.reports.append(report)
+        self.batches += 1
+        self.rows_in += report.rows_in
+        self.dead_letters += report.dead_letters
+        self.lost_rows += report.lost_rows
+        for name, rows in report.rows_out.items():
+            self.rows_out[name] = self.rows_out.get(name, 0) + rows
+
+    @property
+    def last(self) -> BatchReport | None:
+        """The newest batch."""
+        return self.reports[-1] if self.reports else None
+
+    def __iter__(self) -> Iterator[BatchReport]:
+        return iter(list(self.reports))
+
+    def __repr__(self) -> str:
+        last = self.last
+        line = f"{self.batches} batches, {self.rows_in:,} rows in, {sum(self.rows_out.values()):,} out"
+        if self.dead_letters:
+            line += f", {self.dead_letters:,} dead letters"
+        if self.lost_rows:
+            line += f", {self.lost_rows:,} LOST"
+        if last is not None:
+            line += f"; last batch {last.seconds * 1000:.1f} ms, lag {last.lag * 1000:.0f} ms"
+        return f"<Progress: {line}>"

@@ -1,0 +1,203 @@
+"""Run a task: one partition's part of a stage. Blocks or parts in, receipts and parts out."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from arrowstream.connectors.sink import Receipt, Sink, Writer
+from arrowstream.connectors.source import SupportsRange
+from arrowstream.errors import SourceError
+from arrowstream.ids import KEY_GROUPS, SourceId, partition_of_group
+from arrowstream.operators.changes import Changes, union
+from arrowstream.operators.program import Partial, ProgramStep, Scan, Stateful, Transform, Write
+from arrowstream.schedule.messages import TaskBlock, TaskId, TaskStats
+from arrowstream.schedule.partition import Partition
+from arrowstream.state.keyhash import key_groups
+
+ORDER = "__order"
+"""Hidden column of an exchange in an ordered program: the ordinal of the block that a row comes from."""
+
+Load: TypeAlias = Callable[[TaskBlock], "pa.Table | None"]
+"""The rows of a block; None where they are to be scanned from its source."""
+
+Fetch: TypeAlias = Callable[[int, str], Sequence[pl.DataFrame]]
+"""The parts of a step's frame that all partitions have made for this one, in the partitions' order."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a task leaves: receipts by output, parts by (step, frame, partition they are for), its figures."""
+
+    receipts: dict[int, Receipt]
+    parts: dict[tuple[int, str, int], pl.DataFrame]
+    stats: TaskStats
+
+
+def run_task(partition: Partition, task: TaskId, blocks: Sequence[TaskBlock], load: Load, fetch: Fetch) -> TaskResult:
+    """Run one stage of one partition. What it stages in sinks and changes in state is not final yet."""
+    run = _Run(partition, task, load, fetch)
+    try:
+        return run.all(blocks)
+    finally:
+        run.close()
+
+
+class _Run:
+    """One task under way."""
+
+    def __init__(self, partition: Partition, task: TaskId, load: Load, fetch: Fetch) -> None:
+        self._partition, self._task, self._load, self._fetch = partition, task, load, fetch
+        self._steps = [step for step in partition.program.steps if step.stage == task.stage]
+        self._frames: dict[tuple[int, str], list[pl.DataFrame]] = defaultdict(list)
+        self._writers: dict[int, Writer] = {}
+        self._rows_out: dict[int, int] = defaultdict(int)
+
+    def all(self, blocks: Sequence[TaskBlock]) -> TaskResult:
+        started = time.perf_counter()
+        self._partition.open_batch = self._task.batch
+        later = self._partition.read_later(self._task.stage)
+        kept: dict[int, list[Changes]] = defaultdict(list)
+        for chunk in self._chunks(blocks):
+            values = dict(self._partition.values)
+            for step in self._steps:
+                self._step(step, chunk, values)
+            for number in later:
+                kept[number].append(values[number].collect())
+        self._partition.values |= {number: union(each) for number, each in kept.items()}
+        receipts = {output: writer.finish() for output, writer in self._writers.items()}
+        parts = dict(self._split())
+        tables = [table for _, table in self._partition.tables(self._task.stage)]
+        stats = TaskStats(
+            rows_out=dict(self._rows_out),
+            state_rows=sum(len(table) for table in tables),
+            state_bytes=sum(table.memory_bytes() for table in tables),
+            seconds=time.perf_counter() - started,
+        )
+        return TaskResult(receipts, parts, stats)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def _chunks(self, blocks: Sequence[TaskBlock]) -> list[Sequence[TaskBlock]]:
+        """What goes through the stage at once: the whole batch, or, where order counts, block by block."""
+        if self._task.stage == 0 and self._partition.ordered and blocks:
+            return [[block] for block in blocks]
+        return [blocks]
+
+    def _step(self, step: ProgramStep, chunk: Sequence[TaskBlock], values: dict[int, Changes]) -> None:
+        match step.work:
+            case Partial(operator):
+                for name, frame in operator.partial(values[step.inputs[0]]).items():
+                    if self._partition.ordered and self._task.stage == 0:
+                        ordinal = chunk[0].ordinal if chunk else 0
+                        frame = frame.with_columns(pl.lit(ordinal, pl.Int64).alias(ORDER))
+                    self._frames[step.number, name].append(frame)
+                return
+            case Write(sink, output):
+                self._write(sink, output, values[step.inputs[0]])
+                return
+            case Scan(source):
+                mine = [block for block in chunk if block.info.source == source and block.info.kind == "rows"]
+                value = Changes(self._scan(source, mine))
+            case Transform():
+                value = self._partition.transforms[step.number].process([values[number] for number in step.inputs])
+            case Stateful():
+                value = self._merge(step)
+        values[step.number] = value.collect() if step.shared else value
+
+    def _scan(self, source_id: SourceId, blocks: Sequence[TaskBlock]) -> pl.LazyFrame:
+        """The rows of these blocks, in order; neighbours that are not held are scanned as one range."""
+        schema = self._partition.schemas[source_id]
+        frames: list[pl.LazyFrame] = []
+        held: list[pa.Table] = []
+        ranges: list[list[TaskBlock]] = []
+
+        def close_held() -> None:
+            if held:
+                frames.append(_from_arrow(held, schema))
+                held.clear()
+
+        def close_range() -> None:
+            for run in ranges:
+                frames.append(self._scan_range(source_id, run))
+            ranges.clear()
+
+        for block in blocks:
+            table = self._load(block)
+            if table is not None:
+                close_range()
+                held.append(table)
+                continue
+            close_held()
+            last = ranges[-1][-1].info if ranges else None
+            if last is not None and (last.split, last.position + 1) == (block.info.split, block.info.position):
+                ranges[-1].append(block)
+            else:
+                ranges.append([block])
+        close_held()
+        close_range()
+        if not frames:
+            return schema.to_frame().lazy()
+        return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+    def _scan_range(self, source_id: SourceId, blocks: Sequence[TaskBlock]) -> pl.LazyFrame:
+        source = self._partition.sources[source_id]
+        first, last = blocks[0].info, blocks[-1].info
+        if not isinstance(source, SupportsRange):
+            raise SourceError(f"block {first.id} is held by no worker, and {source} cannot be read again")
+        return source.scan(first.split, first.start, last.stop)
+
+    def _merge(self, step: ProgramStep) -> Changes:
+        assert isinstance(step.work, Stateful)
+        before = self._partition.program.steps[step.work.partial]
+        assert isinstance(before.work, Partial)
+        operator = self._partition.stateful[step.number]
+        mine = bool(before.work.keys) or self._partition.number == 0
+        parts: dict[str, list[pl.DataFrame]] = {}
+        for name in operator.tables:
+            frames = list(self._fetch(before.number, name))
+            if frames and ORDER in frames[0].columns:
+                frames = [pl.concat(frames).sort(ORDER, maintain_order=True).drop(ORDER)]
+                # still to be merged: a group has a row for every block
+                frames = [frames[0], frames[0].clear()]
+            parts[name] = frames
+        return operator.process(parts) if mine else operator.nothing()
+
+    def _write(self, sink: Sink, output: int, changes: Changes) -> None:
+        batch = changes.to_batch()
+        if output not in self._writers:
+            task = f"{self._partition.number}-{self._task.attempt}"
+            self._writers[output] = sink.open(self._task.batch, task, batch.rows.schema)
+        self._rows_out[output] += batch.num_rows
+        self._writers[output].write(batch)
+
+    def _split(self) -> list[tuple[tuple[int, str, int], pl.DataFrame]]:
+        """The frames of this stage's exchanges, cut by the partition that owns each row's key group."""
+        partitions = self._partition.partitions
+        owner = np.asarray(partition_of_group(partitions))
+        split: list[tuple[tuple[int, str, int], pl.DataFrame]] = []
+        for (number, name), frames in self._frames.items():
+            frame = frames[0] if len(frames) == 1 else pl.concat(frames)
+            work = self._partition.program.steps[number].work
+            assert isinstance(work, Partial)
+            if partitions == 1 or not work.keys:
+                split += [((number, name, to), frame if to == 0 else frame.clear()) for to in range(partitions)]
+                continue
+            owners = pl.Series(owner[key_groups(frame.select(work.keys), KEY_GROUPS)])
+            split += [((number, name, to), frame.filter(owners == to)) for to in range(partitions)]
+        return split
+
+
+def _from_arrow(tables: Sequence[pa.Table], schema: pl.Schema) -> pl.LazyFrame:
+    frame = pl.from_arrow(tables[0] if len(tables) == 1 else pa.concat_tables(tables))
+    assert isinstance(frame, pl.DataFrame)
+    return (frame if frame.schema == schema else frame.cast(dict(schema))).lazy()  # type: ignore[arg-type]

@@ -1,0 +1,48 @@
+"""What one version changed, as an Arrow table that any process can apply."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+
+from arrowstream.errors import StateError
+from arrowstream.state.physical import encode, words_to_bytes
+
+# True for a key that the version removed; its values are null.
+DELETED: Final = "__deleted"
+_WORDS: Final = (pl.Int128, pl.UInt128)
+
+
+def to_delta(rows: pl.DataFrame, deleted: pl.Series | None = None) -> pa.Table:
+    """Key and value columns and `__deleted`; 128-bit integers, unknown to Arrow, as 16 bytes, lowest first."""
+    if deleted is None:
+        deleted = pl.repeat(False, rows.height, dtype=pl.Boolean, eager=True)
+    rows = rows.with_columns(deleted.alias(DELETED))
+    wide = [name for name, dtype in rows.schema.items() if isinstance(dtype, _WORDS)]
+    return rows.with_columns(_to_bytes(rows[name]) for name in wide).to_arrow()
+
+
+def from_delta(delta: pa.Table, schema: pl.Schema) -> tuple[pl.DataFrame, pl.Series]:
+    """The rows of a delta in the types of `schema`, and which of them are deleted."""
+    missing = [name for name in [*schema, DELETED] if name not in delta.column_names]
+    if missing:
+        raise StateError(
+            f"not a delta of this table: no column {', '.join(missing)} in {', '.join(delta.column_names)}"
+        )
+    frame = pl.DataFrame(delta.select([*schema, DELETED]))
+    rows = frame.drop(DELETED)
+    if rows.schema != schema:
+        rows = rows.with_columns(_cast(rows[name], dtype) for name, dtype in schema.items())
+    return rows, frame[DELETED]
+
+
+def _cast(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    if isinstance(dtype, _WORDS) and column.dtype == pl.Binary:
+        return column.bin.reinterpret(dtype=dtype, endianness="little")
+    return column.cast(dtype)
+
+
+def _to_bytes(column: pl.Series) -> pl.Series:
+    return words_to_bytes(encode(column)).alias(column.name)

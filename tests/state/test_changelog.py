@@ -1,0 +1,81 @@
+"""ChangeLog: what a replica restores from is what the table was."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from arrowstream.errors import StateError
+from arrowstream.state.changelog import ChangeLog
+from arrowstream.state.table import KeyedTable
+
+KEYS = pl.Schema({"k": pl.Int64})
+VALUES = pl.Schema({"n": pl.Int64})
+
+
+def test_a_replica_stays_small_and_true() -> None:
+    """Ten thousand keys, a hundred batches, a replica that merges as it goes; then the first worker dies."""
+    table, log = KeyedTable(KEYS, VALUES), ChangeLog(["k"])
+    rng = np.random.default_rng(3)
+    merges = 0
+    for version in range(1, 101):
+        at = table.upsert(pl.DataFrame({"k": np.unique(rng.integers(0, 10_000, 3000))}))
+        table.put(at.slots, pl.DataFrame({"n": np.full(len(at.slots), version)}))
+        if version % 3 == 0:
+            gone = table.find(pl.DataFrame({"k": np.unique(rng.integers(0, 10_000, 500))}))
+            table.delete(gone[gone >= 0])
+        log.append(version, table.delta())
+        table.commit()
+        merges += log.compact()
+    assert 3 < merges < 30
+    assert sum(part.num_rows for part in log.tables()) < 4 * 10_000 + 3000
+    assert log.memory_bytes() < 17 * (4 * 10_000 + 3000)
+    replica = KeyedTable(KEYS, VALUES)
+    replica.restore(log.tables())
+    assert replica.scan().sort("k").equals(table.scan().sort("k"))
+
+
+def test_the_newest_version_can_be_dropped_also_after_merging() -> None:
+    """The batch failed after its delta was copied: the replica must not have it."""
+    table, log = KeyedTable(KEYS, VALUES), ChangeLog(["k"])
+    rows = pl.DataFrame({"k": range(30_000)})
+    for version in (1, 2):
+        table.put(table.upsert(rows).slots, pl.DataFrame({"n": np.full(30_000, version)}))
+        log.append(version, table.delta())
+        table.commit()
+    assert log.compact()
+    assert log.version == 2
+    log.discard_after(1)
+    assert log.version == 1
+    replica = KeyedTable(KEYS, VALUES)
+    replica.restore(log.tables())
+    assert replica.scan()["n"].unique().to_list() == [1]
+    with pytest.raises(StateError, match="merged already"):
+        log.discard_after(0)
+
+
+def test_versions_come_in_order() -> None:
+    """A repeated batch is a new attempt: the old one is discarded first."""
+    log, delta = ChangeLog(["k"]), KeyedTable(KEYS, VALUES).delta()
+    assert log.version is None
+    assert log.tables() == []
+    log.append(5, delta)
+    with pytest.raises(StateError, match="version 5 comes after 5"):
+        log.append(5, delta)
+    log.discard_after(4)
+    log.append(5, delta)
+    assert not log.compact()
+
+
+def test_a_global_aggregate_has_one_row() -> None:
+    """Without keys, the last delta is the state."""
+    table, log = KeyedTable(pl.Schema(), VALUES), ChangeLog([], few=20)
+    for version in range(60):
+        at = table.upsert(pl.DataFrame())
+        table.put(at.slots, pl.DataFrame({"n": [version]}))
+        log.append(version, table.delta())
+        table.commit()
+    log.compact()
+    assert [part.num_rows for part in log.tables()] == [1, 1]
+    assert len(table) == 1

@@ -1,0 +1,442 @@
+"""What a running aggregate keeps for each group: columns that are gathered, merged and combined.
+
+An accumulator answers in Polars expressions, for all groups at once:
+
+- `gather` makes its columns from the rows of each group, inside an `agg`; `settle` then works on what
+  `gather` gave, one row per group;
+- `merge` brings several rows of a group together, in order of arrival, inside an `agg`, and `carry` works on
+  what `merge` gave;
+- `combine` adds new columns to old ones, row by row. A null is a group that was not seen.
+
+All that crosses processes and lies in state has a type that Arrow knows, so 128-bit sums are two columns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from arrowstream.plan.expressions import Node, build
+
+ROWS = "__rows"
+"""The accumulator that every group has: how many rows it holds."""
+
+OLD = "__old"
+"""What the names of the state's columns end in while `combine` runs."""
+
+WORD = 2**32
+
+Expressions = dict[str, pl.Expr]
+Columns = Callable[[str], pl.Expr]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """What is aggregated: a row-local tree and its type.
+
+    `sparse` says that the tree leaves rows out, so that a group may have none. `where` is given where rows
+    carry a weight: then the rows that count are those where it is true, and `node` leaves out none.
+    """
+
+    node: Node
+    dtype: pl.DataType
+    sparse: bool = False
+    where: Node | None = None
+
+    @property
+    def value(self) -> pl.Expr:
+        """The expression of the rows that are aggregated."""
+        return build(self.node)
+
+
+class Accumulator(ABC):
+    """The columns of one aggregate, by role; equal ones are kept once."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def columns(self) -> dict[str, pl.DataType]:
+        """The type of each column."""
+
+    @abstractmethod
+    def gather(self, weight: str | None) -> Expressions:
+        """Each column from the rows of a group; `weight` names their weight, where they have one."""
+
+    def settle(self, column: Columns) -> Expressions:
+        """Each column from what `gather` gave."""
+        return {role: column(role) for role in self.columns}
+
+    @abstractmethod
+    def merge(self, column: Columns) -> Expressions:
+        """Each column from the group's rows of several parts."""
+
+    def carry(self, column: Columns) -> Expressions:
+        """Each column from what `merge` gave."""
+        return {role: column(role) for role in self.columns}
+
+    @abstractmethod
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        """Each column from the state's and the batch's, of which either may be null."""
+
+    def overflows(self, column: Columns) -> pl.Expr | None:
+        """Where a sum no longer fits the type that it is given out as; None if that cannot be."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Accumulator):
+    """How many rows, or how many whose value is of a kind: `rows`, `values`, `nulls`, `true` or `false`."""
+
+    operand: Operand
+    kind: str
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        return {self.kind: pl.Int64()}
+
+    def gather(self, weight: str | None) -> Expressions:
+        value = self.operand.value
+        if weight is None:
+            count = {
+                "rows": value.len,
+                "values": value.count,
+                "nulls": value.null_count,
+                "true": value.sum,
+                "false": (~value).sum if self.operand.dtype == pl.Boolean else value.len,
+            }[self.kind]()
+            return {self.kind: count.cast(pl.Int64)}
+        chosen = {
+            "rows": pl.lit(True),
+            "values": value.is_not_null(),
+            "nulls": value.is_null(),
+            "true": value,
+            "false": ~value if self.operand.dtype == pl.Boolean else value,
+        }[self.kind]
+        if self.operand.where is not None:
+            chosen = chosen & build(self.operand.where)
+        return {self.kind: pl.when(chosen).then(pl.col(weight)).otherwise(0).sum().cast(pl.Int64)}
+
+    def merge(self, column: Columns) -> Expressions:
+        return {self.kind: column(self.kind).sum()}
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        return {self.kind: _added(old, new, self.kind)}
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct(Accumulator):
+    """How many distinct values; the operator adds to it, from the pairs that it keeps beside."""
+
+    operand: Operand
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        return {"distinct": pl.Int64()}
+
+    def gather(self, weight: str | None) -> Expressions:
+        return {}
+
+    def settle(self, column: Columns) -> Expressions:
+        return {"distinct": pl.lit(0, pl.Int64)}
+
+    def merge(self, column: Columns) -> Expressions:
+        return {"distinct": column("distinct").sum()}
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        return {"distinct": _added(old, new, "distinct")}
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSum(Accumulator):
+    """The exact sum of whole numbers: `high * 2**32 + low`, with `low` from 0 to 2**32 - 1.
+
+    Both are Int64, which Arrow and NumPy know and Int128 is not; sums up to 2**95 are exact, so they may leave
+    the output's range and come back. Dates, times and durations are summed as the numbers they are.
+    """
+
+    operand: Operand
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        return {"high": pl.Int64(), "low": pl.Int64()}
+
+    def gather(self, weight: str | None) -> Expressions:
+        value = self.operand.value.to_physical() if self.operand.dtype.is_temporal() else self.operand.value
+        # A batch's sum of values up to 32 bits cannot pass 64.
+        narrow = self.operand.dtype in (pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32, pl.Date)
+        if weight is None:
+            return {"high": value.sum().cast(pl.Int128) if narrow else value.cast(pl.Int128).sum()}
+        weighted = value.cast(pl.Int128) * pl.col(weight)
+        if self.operand.where is not None:
+            weighted = pl.when(build(self.operand.where)).then(weighted)
+        return {"high": weighted.sum()}
+
+    def settle(self, column: Columns) -> Expressions:
+        total = column("high")
+        high = total // WORD
+        return {"high": high.cast(pl.Int64), "low": (total - high * WORD).cast(pl.Int64)}
+
+    def merge(self, column: Columns) -> Expressions:
+        return {"high": column("high").sum(), "low": column("low").sum()}
+
+    def carry(self, column: Columns) -> Expressions:
+        return _carried(column("high"), column("low"))
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        return _carried(_added(old, new, "high"), _added(old, new, "low"))
+
+    def total(self, column: Columns, dtype: pl.DataType) -> pl.Expr:
+        """The sum as `dtype`, which is Int64, UInt64 or Int128; nothing is a sum of 0."""
+        return column("high").fill_null(0).cast(dtype, wrap_numerical=True) * pl.lit(WORD, dtype) + column(
+            "low"
+        ).fill_null(0).cast(dtype)
+
+    def overflows(self, column: Columns) -> pl.Expr | None:
+        high = column("high")
+        if self.operand.dtype == pl.Int128:
+            return None
+        if self.operand.dtype == pl.UInt64:
+            return (high < 0) | (high >= WORD)
+        return (high < -WORD // 2) | (high >= WORD // 2)
+
+
+@dataclass(frozen=True, slots=True)
+class FloatSum(Accumulator):
+    """A sum of floats with what rounding lost beside it (Neumaier, ZAMM 54, 1974); both are Float64.
+
+    A sum that is infinite or NaN stays so, as in Polars; what was lost no longer counts then.
+    """
+
+    operand: Operand
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        return {"sum": pl.Float64(), "lost": pl.Float64()}
+
+    def gather(self, weight: str | None) -> Expressions:
+        return {"sum": self.operand.value.cast(pl.Float64).sum()}
+
+    def settle(self, column: Columns) -> Expressions:
+        return {"sum": column("sum"), "lost": pl.lit(0.0)}
+
+    def merge(self, column: Columns) -> Expressions:
+        return {"sum": column("sum").sum(), "lost": column("lost").sum()}
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        a, b = old("sum").fill_null(0.0), new("sum").fill_null(0.0)
+        total = a + b
+        lost = pl.when(a.abs() >= b.abs()).then((a - total) + b).otherwise((b - total) + a)
+        kept = _added(old, new, "lost") + lost
+        return {"sum": total, "lost": pl.when(total.is_finite()).then(kept).otherwise(0.0)}
+
+    def total(self, column: Columns) -> pl.Expr:
+        """The sum, Float64; nothing is a sum of 0."""
+        return column("sum").fill_null(0.0) + column("lost").fill_null(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DecimalSum(Accumulator):
+    """The exact sum of decimals, with 38 digits; Polars raises where they do not suffice."""
+
+    operand: Operand
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        assert isinstance(self.operand.dtype, pl.Decimal)
+        return {"sum": pl.Decimal(38, self.operand.dtype.scale)}
+
+    def gather(self, weight: str | None) -> Expressions:
+        value = self.operand.value.cast(self.columns["sum"])
+        if weight is not None:
+            value = value * pl.col(weight)
+            if self.operand.where is not None:
+                value = pl.when(build(self.operand.where)).then(value)
+        return {"sum": value.sum()}
+
+    def merge(self, column: Columns) -> Expressions:
+        return {"sum": column("sum").sum()}
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        return {"sum": _added(old, new, "sum")}
+
+
+@dataclass(frozen=True, slots=True)
+class Moments(Accumulator):
+    """Count, mean and sum of squared distances from it, merged as by Chan, Golub and LeVeque (1979).
+
+    Sums of squares would lose the variance of large values that differ little.
+    """
+
+    operand: Operand
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        return {"n": pl.Int64(), "mean": pl.Float64(), "squares": pl.Float64()}
+
+    def gather(self, weight: str | None) -> Expressions:
+        value = self.operand.value.cast(pl.Float64)
+        return {"n": value.count().cast(pl.Int64), "mean": value.mean(), "squares": value.var(ddof=0)}
+
+    def settle(self, column: Columns) -> Expressions:
+        squares = (column("squares") * column("n")).fill_null(0.0)
+        return {"n": column("n"), "mean": column("mean").fill_null(0.0), "squares": squares}
+
+    def merge(self, column: Columns) -> Expressions:
+        n, mean = column("n"), column("mean")
+        # An infinite mean of one part must not become NaN by a part of no values.
+        middle = pl.when(n.sum() > 0).then((n * mean).sum() / n.sum()).otherwise(0.0)
+        distances = pl.when(n > 0).then(n * (mean - middle) ** 2).otherwise(0.0)
+        return {"n": n.sum(), "mean": middle, "squares": (column("squares") + distances).sum()}
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        a, b = old("n").fill_null(0), new("n").fill_null(0)
+        n = a + b
+        apart = new("mean") - old("mean")
+        mean = old("mean") + apart * b / n
+        squares = old("squares") + new("squares") + apart**2 * a * b / n
+
+        def chosen(role: str, both: pl.Expr) -> pl.Expr:
+            return pl.when(a == 0).then(new(role)).when(b == 0).then(old(role)).otherwise(both)
+
+        return {"n": n, "mean": chosen("mean", mean), "squares": chosen("squares", squares)}
+
+
+@dataclass(frozen=True, slots=True)
+class Extreme(Accumulator):
+    """The least or greatest value; NaN only where there is nothing else, or at once where `nans` is set."""
+
+    operand: Operand
+    greatest: bool
+    nans: bool = False
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        return {"value": self.operand.dtype}
+
+    def gather(self, weight: str | None) -> Expressions:
+        return {"value": self._of(self.operand.value)}
+
+    def merge(self, column: Columns) -> Expressions:
+        return {"value": self._of(column("value"))}
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        a, b = old("value"), new("value")
+        # The horizontal ones take the other where one is null or NaN, as min and max do.
+        value = pl.max_horizontal(a, b) if self.greatest else pl.min_horizontal(a, b)
+        if self.nans:
+            value = pl.when(a.is_nan()).then(a).when(b.is_nan()).then(b).otherwise(value)
+        return {"value": value}
+
+    def _of(self, values: pl.Expr) -> pl.Expr:
+        if self.nans:
+            return values.nan_max() if self.greatest else values.nan_min()
+        return values.max() if self.greatest else values.min()
+
+
+@dataclass(frozen=True, slots=True)
+class Edge(Accumulator):
+    """The first or last value in order of arrival, a null counted as a value unless `skip_nulls`.
+
+    Where the operand leaves rows out, `seen` says whether a group had any: a null may be the first value.
+    """
+
+    operand: Operand
+    last: bool
+    skip_nulls: bool
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        seen = {"seen": pl.Boolean()} if self.operand.sparse and not self.skip_nulls else {}
+        return {"value": self.operand.dtype, **seen}
+
+    def gather(self, weight: str | None) -> Expressions:
+        value = self.operand.value
+        found = {"value": self._of(value)}
+        return {**found, "seen": value.len() > 0} if "seen" in self.columns else found
+
+    def merge(self, column: Columns) -> Expressions:
+        if "seen" in self.columns:
+            return {"value": self._of(column("value").filter(column("seen"))), "seen": column("seen").any()}
+        return {"value": self._of(column("value"))}
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        first, second = (new, old) if self.last else (old, new)
+        if self.skip_nulls:
+            return {"value": pl.coalesce(first("value"), second("value"))}
+        if "seen" in self.columns:
+            seen = first("seen").fill_null(False)
+            value = pl.when(seen).then(first("value")).otherwise(second("value"))
+            return {"value": value, "seen": seen | second("seen").fill_null(False)}
+        # Without `seen`, every row counts, and a side that has rows has a value.
+        there = pl.col(ROWS if self.last else ROWS + OLD).is_not_null()
+        return {"value": pl.when(there).then(first("value")).otherwise(second("value"))}
+
+    def _of(self, values: pl.Expr) -> pl.Expr:
+        return values.last(ignore_nulls=self.skip_nulls) if self.last else values.first(ignore_nulls=self.skip_nulls)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected(Accumulator):
+    """All values, as a list in order of arrival."""
+
+    operand: Operand
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        return {"values": pl.List(self.operand.dtype)}
+
+    def gather(self, weight: str | None) -> Expressions:
+        return {"values": self.operand.value.implode()}
+
+    def merge(self, column: Columns) -> Expressions:
+        return {"values": column("values").explode(empty_as_null=False, keep_nulls=False).implode()}
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        a, b = old("values"), new("values")
+        return {"values": pl.when(a.is_null()).then(b).when(b.is_null()).then(a).otherwise(a.list.concat(b))}
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Accumulator):
+    """The product; of whole numbers also as a float, which shows where 64 bits did not suffice."""
+
+    operand: Operand
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        if self.operand.dtype.is_float():
+            return {"size": pl.Float64()}
+        exact = pl.UInt64() if self.operand.dtype == pl.UInt64 else pl.Int64()
+        return {"size": pl.Float64(), "exact": exact}
+
+    def gather(self, weight: str | None) -> Expressions:
+        value = self.operand.value
+        return {
+            role: value.cast(pl.Int8 if self.operand.dtype == pl.Boolean else self.operand.dtype).cast(dtype).product()
+            for role, dtype in self.columns.items()
+        }
+
+    def merge(self, column: Columns) -> Expressions:
+        return {role: column(role).product() for role in self.columns}
+
+    def combine(self, old: Columns, new: Columns) -> Expressions:
+        return {role: old(role).fill_null(1) * new(role).fill_null(1) for role in self.columns}
+
+    def overflows(self, column: Columns) -> pl.Expr | None:
+        if "exact" not in self.columns:
+            return None
+        limit = 2.0**64 if self.operand.dtype == pl.UInt64 else 2.0**63
+        # NaN is an infinite product times zero; comparisons hold NaN to be the greatest.
+        return column("size").abs() >= limit
+
+
+def _added(old: Columns, new: Columns, role: str) -> pl.Expr:
+    return old(role).fill_null(0) + new(role).fill_null(0)
+
+
+def _carried(high: pl.Expr, low: pl.Expr) -> Expressions:
+    return {"high": high + low // WORD, "low": low & (WORD - 1)}

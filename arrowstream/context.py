@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arrowstream.catalog import Catalog
 from arrowstream.clock import Clock, SystemClock
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from arrowstream.query import Snapshot
+
+log = logging.getLogger("arrowstream")
 
 WORKERS_VARIABLE = "ARROWSTREAM_WORKERS"
 """Environment variable with the number of workers where the program does not say (`arrowstream run --workers`)."""
@@ -374,9 +378,16 @@ def _make_cluster(settings: Settings, clock: Clock) -> Cluster:
     return LocalCluster(settings)
 
 
-def stop_all(*, graceful: bool = True) -> list[Any]:
-    """Stop every running context of this process (Ctrl-C at the command line)."""
-    stopped = list(contexts)
-    for context in stopped:
-        context.stop(graceful=graceful)
-    return stopped
+def stop_all() -> None:
+    """Stop every running context of this process gracefully (Ctrl-C at the command line)."""
+    for context in list(contexts):
+        context.stop()
+
+
+@atexit.register
+def _stop_at_exit() -> None:
+    """A program that ends while a context runs: finish what has arrived, rather than lose it."""
+    for context in list(contexts):
+        log.warning("the program ended while %r was running; call ctx.await_termination() or ctx.stop()", context.name)
+        with contextlib.suppress(ArrowStreamError):
+            context.stop()

@@ -43,7 +43,7 @@ class StreamGroupBy:
         weighted = not isinstance(node.kind, Append)
         plan = decompose(by, outputs, schema, weighted=weighted)
         keys = tuple(name for name, _ in by)
-        described = ", ".join(" ".join(str(expr).split()) for _, expr in outputs)
+        described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
         return self._frame._with(
             Aggregate(
                 schema=plan.output,

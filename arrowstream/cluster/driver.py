@@ -20,7 +20,7 @@ from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, Wor
 from arrowstream.cluster.inbox import Inbox
 from arrowstream.connectors.sink import Committer
 from arrowstream.errors import ArrowStreamError, BatchError, ClusterError, SinkError, SourceError
-from arrowstream.ids import SourceId, WorkerId
+from arrowstream.ids import WorkerId
 from arrowstream.operators.compile import compile_unit
 from arrowstream.plan.unit import Unit
 from arrowstream.receive.messages import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -226,10 +227,8 @@ class Executor:
             done()
 
     def _copy_block(self, order: CopyBlock) -> None:
-        try:
+        with contextlib.suppress(BlockNotFoundError):  # its batch was committed in the meantime
             self.manager.copy(order)
-        except BlockNotFoundError:
-            pass  # its batch was committed in the meantime
 
     def _commit(self, unit: UnitId, batch: int) -> None:
         if (run := self._units.get(unit)) is not None:

@@ -1,0 +1,247 @@
+"""Worker processes on this machine: started, watched, replaced when one dies."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+
+import cloudpickle
+import msgspec
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from arrowstream.cluster.cluster import ClusterEvent, WorkerJoined, WorkerLost
+from arrowstream.cluster.executor import Instruction
+from arrowstream.cluster.wire import WorkerConfig, call_options, decode_events, encode
+from arrowstream.errors import ClusterError
+from arrowstream.ids import UnitId, WorkerId
+from arrowstream.plan.unit import Unit
+from arrowstream.settings import Settings, cores
+
+log = logging.getLogger("arrowstream")
+
+START_SECONDS = 60.0
+"""How long a worker may take to start: a second is usual, a busy machine may need many."""
+
+REPLACEMENTS = 10
+"""Workers started in place of lost ones before the cluster gives up replacing: what kills each one at once is no
+accident."""
+
+
+class LocalCluster:
+    """N worker processes, each a Flight server on the loopback interface with a token made at the start.
+
+    Workers share the machine's cores: each gets its part of Polars' threads. They start as a plain subprocess, never by
+    forking and never by importing the user's script again.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._token = secrets.token_urlsafe(32)
+        self._lock = threading.RLock()
+        self._workers: dict[WorkerId, _Process] = {}
+        self._units: dict[UnitId, tuple[bytes, Callable[[ClusterEvent], None]]] = {}
+        self._numbers = count()
+        self._replaced = 0
+        self._closed = False
+
+    def start(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise ClusterError("the cluster is closed")
+            if self._workers:
+                return
+            starting = [self._spawn() for _ in range(self._settings.cluster.workers)]
+            for process in starting:
+                self._join(process)
+            self._tell_peers()
+
+    @property
+    def workers(self) -> Sequence[WorkerId]:
+        with self._lock:
+            return list(self._workers)
+
+    def pid(self, worker: WorkerId) -> int:
+        """The process of a worker, to look at or to kill in a test."""
+        with self._lock:
+            return self._workers[worker].process.pid
+
+    def start_unit(self, unit: Unit, partitions: int, deliver: Callable[[ClusterEvent], None]) -> None:
+        body = cloudpickle.dumps((unit, partitions))
+        with self._lock:
+            self._units[unit.id] = (body, deliver)
+            workers = list(self._workers.values())
+        for worker in workers:
+            worker.act("unit", body)
+
+    def join_unit(self, unit: UnitId, worker: WorkerId) -> None:
+        with self._lock:
+            process, entry = self._workers.get(worker), self._units.get(unit)
+        if process is not None and entry is not None:
+            process.act("unit", entry[0])
+
+    def send(self, unit: UnitId, worker: WorkerId, instruction: Instruction) -> None:
+        with self._lock:
+            process = self._workers.get(worker)
+        if process is not None:
+            process.act("instruct", encode(instruction))
+
+    def seal(self, unit: UnitId) -> None:
+        """Workers seal by their own clock, at the latest a batch interval after the first row."""
+
+    def stop_unit(self, unit: UnitId) -> None:
+        with self._lock:
+            self._units.pop(unit, None)
+            workers = list(self._workers.values())
+        for worker in workers:
+            worker.act("end_unit", unit.encode())
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            workers, self._workers = list(self._workers.values()), {}
+        for worker in workers:
+            worker.close()
+
+    def _spawn(self) -> _Process:
+        worker = WorkerId(f"worker-{next(self._numbers)}")
+        share = max(1, cores() // max(1, self._settings.cluster.workers))
+        return _Process(WorkerConfig(worker, self._token, self._settings), threads=share)
+
+    def _join(self, process: _Process) -> None:
+        """Wait until a worker is up, take it in and hear its events."""
+        try:
+            process.connect()
+        except BaseException:
+            process.close()
+            raise
+        with self._lock:
+            self._workers[process.worker] = process
+        threading.Thread(target=self._hear, args=(process,), name=f"events-{process.worker}", daemon=True).start()
+
+    def _tell_peers(self) -> None:
+        with self._lock:
+            workers = list(self._workers.values())
+        body = msgspec.msgpack.encode({worker.worker: worker.location for worker in workers})
+        for worker in workers:
+            worker.act("peers", body)
+
+    def _hear(self, process: _Process) -> None:
+        """Pass a worker's events on until it is gone; then see to its replacement."""
+        try:
+            for data in process.events():
+                for event in decode_events(data):
+                    unit = event.task.unit if hasattr(event, "task") else event.unit
+                    entry = self._units.get(unit)
+                    if entry is not None:
+                        entry[1](event)
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+        else:
+            reason = "its stream of events ended"
+        with self._lock:
+            if self._closed or self._workers.pop(process.worker, None) is None:
+                return
+            deliveries = [deliver for _, deliver in self._units.values()]
+        code = process.close()
+        reason = f"process {process.process.pid} ended with {code}" if code is not None else reason
+        self._tell_peers()
+        for deliver in deliveries:
+            deliver(WorkerLost(process.worker, reason))
+        self._replace()
+
+    def _replace(self) -> None:
+        with self._lock:
+            self._replaced += 1
+            if self._closed or self._replaced > REPLACEMENTS:
+                return
+        try:
+            process = self._spawn()
+            self._join(process)
+        except ClusterError as error:
+            log.warning("no worker in place of the lost one: %s", error)
+            return
+        with self._lock:
+            if self._closed:
+                process.close()
+                return
+            deliveries = [deliver for _, deliver in self._units.values()]
+        self._tell_peers()
+        for deliver in deliveries:
+            deliver(WorkerJoined(process.worker))
+
+
+class _Process:
+    """One worker process and the calls to it."""
+
+    def __init__(self, config: WorkerConfig, *, threads: int) -> None:
+        self.worker = config.worker
+        self.location = ""
+        self._token = config.token
+        self._client: flight.FlightClient | None = None
+        # -m puts the working directory on the path; the driver's whole path comes along, for the user's modules.
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        environment = os.environ | {
+            "PYTHONPATH": path,
+            "POLARS_MAX_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "arrowstream.cluster.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the driver, which stops its workers when it is through
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(msgspec.msgpack.encode(config).hex() + "\n")
+        self.process.stdin.flush()
+
+    def connect(self) -> None:
+        """Wait for the port. Raises `ClusterError`."""
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
+        line = self.process.stdout.readline().strip() if ready else ""
+        if not line.isdigit():
+            code = self.process.poll()
+            said = f"ended with {code}" if code is not None else f"did not start within {START_SECONDS:.0f} s"
+            raise ClusterError(f"worker {self.worker} {said}; its messages are above, on standard error")
+        self.location = f"grpc://127.0.0.1:{line}"
+        self._client = flight.FlightClient(self.location)
+
+    def act(self, action: str, body: bytes) -> None:
+        """A short call; one to a process that is gone does nothing, its loss is heard elsewhere."""
+        assert self._client is not None
+        with contextlib.suppress(flight.FlightUnavailableError, flight.FlightCancelledError):
+            list(self._client.do_action(flight.Action(action, body), call_options(self._token, START_SECONDS)))
+
+    def events(self) -> Iterator[bytes]:
+        """Its events as they come, in pieces; ends with an Arrow error when it dies."""
+        assert self._client is not None
+        results = self._client.do_action(flight.Action("events", b""), call_options(self._token))
+        return (result.body.to_pybytes() for result in results)
+
+    def close(self) -> int | None:
+        """End the process, by force if it takes long; its exit code."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+        deadline = time.monotonic() + 5
+        while self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if self.process.poll() is None:
+            self.process.kill()
+        code = self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return code

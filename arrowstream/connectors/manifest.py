@@ -1,0 +1,215 @@
+"""Which files of a Parquet directory belong to whole batches: a log beside the directory.
+
+    words/part-00000012-0.parquet            what any reader of Parquet sees: whole files, each row once
+    .words.arrowstream/log                   what was published, one JSON line a batch
+    .words.arrowstream/staging/...           rows that wait to be published, or for a larger file
+
+The log lies beside the directory and not in it, because `pl.scan_parquet("words")` takes every file below, hidden ones
+too (Polars 2.1), and refuses a directory that holds anything else.
+
+A line in the log is the commit: it names the staged files and the names they get, and then they are renamed. Who finds
+them not renamed (after a crash) can finish the work. A line that is not whole was never written.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+
+class Published(msgspec.Struct, frozen=True):
+    """A file of the directory: where it was staged (below `staging`), and its name below the directory."""
+
+    staged: str
+    file: str
+    rows: int
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A staged file whose rows are committed and wait, in `staging`, to become part of a larger file."""
+
+    staged: str
+    directory: str
+    rows: int
+    bytes: int
+
+
+class Entry(msgspec.Struct, omit_defaults=True):
+    """One line of the log."""
+
+    run: str = ""
+    batch: int | None = None
+    publish: list[Published] = []
+    hold: list[Held] = []
+    drop: list[str] = []
+    schema: str = ""
+    partition_by: list[str] = []
+    fences: dict[str, int] = {}
+    number: int = 0
+
+
+@dataclass(slots=True)
+class Manifest:
+    """What the log says, line by line.
+
+    files   published files by name, in the order in which they came, with where they were staged
+    held    staged files that wait, by name
+    fences  the last batch of each run
+    number  how many times files were published: the next file's number
+    """
+
+    schema: pa.Schema | None = None
+    partition_by: tuple[str, ...] = ()
+    files: dict[str, Published] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    fences: dict[str, int] = field(default_factory=dict)
+    number: int = 0
+
+    def apply(self, entry: Entry) -> None:
+        if entry.schema:
+            self.schema = decoded_schema(entry.schema)
+            self.partition_by = tuple(entry.partition_by)
+        self.fences.update(entry.fences)
+        if entry.batch is not None:
+            self.fences[entry.run] = entry.batch
+        self.number = max(self.number + bool(entry.publish), entry.number)
+        for name in entry.drop:
+            self.held.pop(name, None)
+        self.held.update((held.staged, held) for held in entry.hold)
+        self.files.update((published.file, published) for published in entry.publish)
+
+    def whole(self) -> list[Entry]:
+        """Entries that say the same as all before, for a log that begins anew."""
+        schema = encoded_schema(self.schema) if self.schema is not None else ""
+        return [
+            Entry(
+                publish=list(self.files.values()),
+                hold=list(self.held.values()),
+                schema=schema,
+                partition_by=list(self.partition_by),
+                fences=dict(self.fences),
+                number=self.number,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder beside a Parquet directory that holds its log and its staged files."""
+
+    directory: Path
+
+    @property
+    def path(self) -> Path:
+        return self.directory.parent / f".{self.directory.name}.arrowstream"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log"
+
+    @property
+    def staging(self) -> Path:
+        return self.path / "staging"
+
+    def entries(self) -> Iterator[Entry]:
+        """The whole lines of the log; none where there is no log."""
+        try:
+            lines = self.log.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return
+        for line in lines:
+            yield msgspec.json.decode(line, type=Entry)
+
+    def manifest(self) -> Manifest:
+        """All that was committed, also where the last files still bear their staged names."""
+        manifest = Manifest()
+        for entry in self.entries():
+            manifest.apply(entry)
+        return manifest
+
+    def visible(self) -> Manifest | None:
+        """What a reader in another process may read now: the batches whose files are all in place.
+
+        None where there is no log. Files that somebody has deleted are left out.
+        """
+        entries = list(self.entries())
+        if not entries:
+            return None
+        while entries and any((self.staging / new.staged).exists() for new in entries[-1].publish if new.staged):
+            entries.pop()
+        there = set(parquet_files(self.directory))  # after the look at what is staged: the other way round misses files
+        manifest = Manifest()
+        for entry in entries:
+            manifest.apply(entry)
+        manifest.files = {name: published for name, published in manifest.files.items() if name in there}
+        return manifest
+
+
+class LogWriter:
+    """Appends entries to the log so that they survive a crash. One writer at a time."""
+
+    def __init__(self, home: Home, manifest: Manifest) -> None:
+        """Begin the log anew with what `manifest` says."""
+        temporary = home.path / "log.new"
+        with temporary.open("wb") as file:
+            for entry in manifest.whole():
+                file.write(msgspec.json.encode(entry) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(home.log)
+        sync_directory(home.path)
+        self._file = home.log.open("r+b")
+        self._end = self._file.seek(0, os.SEEK_END)
+
+    def append(self, entry: Entry) -> None:
+        """Write one line; when it raises, the line is not there."""
+        line = msgspec.json.encode(entry) + b"\n"
+        try:
+            self._file.seek(self._end)
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(self._end)
+            raise
+        self._end += len(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def parquet_files(directory: Path) -> list[str]:
+    """The Parquet files below a directory, as names relative to it; hidden ones are left out."""
+    found = []
+    for folder, folders, files in os.walk(directory):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        relative = os.path.relpath(folder, directory)
+        found += [
+            os.path.normpath(os.path.join(relative, name))
+            for name in sorted(files)
+            if name.endswith((".parquet", ".pq")) and not name.startswith((".", "_"))
+        ]
+    return found
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def encoded_schema(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def decoded_schema(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))

@@ -1,0 +1,94 @@
+"""The table of a stream that updates rows, as one Parquet file that is replaced at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arrowstream.connectors.changes import ChangeBatch, ChangeKind
+from arrowstream.connectors.manifest import Home, parquet_files, sync_directory
+from arrowstream.connectors.sink import Receipt
+from arrowstream.connectors.view import TableView
+from arrowstream.errors import SinkError
+from arrowstream.sinks._handover import handed_over
+from arrowstream.sinks._parquet_committer import clear_staging, lock_home
+from arrowstream.sinks._parquet_files import FileFormat, plain
+from arrowstream.sinks._tables import live_table
+
+FILE = "part-0.parquet"
+_RUN, _BATCH = "arrowstream.run", "arrowstream.batch"
+
+
+class CompleteCommitter:
+    """Writes the whole table every batch. Its footer says which batch of which run it is: file and fence are one."""
+
+    def __init__(self, directory: Path, run: str, schema: pa.Schema, kind: ChangeKind, form: FileFormat) -> None:
+        self._home = Home(directory)
+        self._run = run
+        self._schema = schema
+        self._form = form
+        self._table = live_table(schema, kind)
+        self._last: int | None = None
+        self._lock = lock_home(self._home)
+        try:
+            clear_staging(self._home)
+            self._resume()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def commit(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
+        if self._last is not None and batch_id <= self._last:
+            return
+        if batch := handed_over(receipts):
+            self._table.apply(batch)
+        self._write(batch_id)
+        self._last = batch_id
+
+    def _write(self, batch_id: int) -> None:
+        table = pa.concat_tables([self._schema.empty_table(), *self._table.tables()])
+        staged = self._home.staging / FILE
+        try:
+            self._form.write(plain(table), staged, {_RUN: self._run, _BATCH: str(batch_id)})
+            os.replace(staged, self._home.directory / FILE)
+            sync_directory(self._home.directory)
+        except OSError as error:
+            raise SinkError(f"batch {batch_id} could not be written to {str(self._file)!r}: {error}") from error
+
+    def _resume(self) -> None:
+        """Go on with the table of this run where it was; a table of another run will be replaced."""
+        others = [name for name in parquet_files(self._home.directory) if name != FILE]
+        if others:
+            raise SinkError(
+                f"{str(self._home.directory)!r} holds Parquet files of another kind, such as {others[0]!r}: "
+                "mode='complete' keeps one file in a directory of its own"
+            )
+        if not self._file.exists():
+            return
+        facts = pq.read_metadata(self._file).metadata or {}
+        if facts.get(_RUN.encode()) == self._run.encode():
+            self._last = int(facts[_BATCH.encode()])
+            self._table.apply([ChangeBatch(pq.read_table(self._file, partitioning=None).cast(self._schema))])
+
+    @property
+    def _file(self) -> Path:
+        return self._home.directory / FILE
+
+    def abort(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
+        """Nothing was staged outside the receipts."""
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def view(self) -> TableView:
+        return TableView(self._schema, rows=self._table.tables())
+
+    def last_batch(self) -> int | None:
+        return self._last

@@ -1,0 +1,201 @@
+"""Staging: rows become Parquet files under names that nobody looks at, one per directory of partition values."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from arrowstream.connectors.changes import ChangeBatch
+from arrowstream.connectors.sink import Receipt
+from arrowstream.errors import PlanError, SinkError, missing_extra
+from arrowstream.sinks._handover import conformed
+from arrowstream.sinks._tables import as_arrow
+
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+_SPILL_ROWS = 2_000_000
+_FASTPARQUET_TYPES = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer, pa.types.is_float32,
+    pa.types.is_float64, pa.types.is_boolean, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """How a table becomes a Parquet file."""
+
+    engine: str
+    compression: str
+
+    def write(self, table: pa.Table, path: Path, metadata: dict[str, str] | None = None) -> None:
+        """Write a whole file and make it durable. `metadata` is kept in its footer (pyarrow only)."""
+        if self.engine == "fastparquet":
+            _write_fastparquet(table, path, self.compression)
+        else:
+            if metadata:
+                table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
+            pq.write_table(table, path, compression=self.compression)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def check(self, schema: pa.Schema) -> None:
+        """Raise where the engine is not installed, or cannot write a column."""
+        if self.engine != "fastparquet":
+            return
+        try:
+            import fastparquet  # noqa: F401
+        except ImportError as error:
+            raise missing_extra("fastparquet", "fastparquet") from error
+        for column in schema:
+            kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+            timestamp = pa.types.is_timestamp(kind) and kind.unit != "s"
+            if not timestamp and not any(fits(kind) for fits in _FASTPARQUET_TYPES):
+                raise PlanError(
+                    f"fastparquet cannot write column {column.name!r} of type {column.type}: cast it, or leave "
+                    "engine= out for pyarrow"
+                )
+
+
+@dataclass(slots=True)
+class StagingWriter:
+    """Stages one task's rows; the files are whole and durable when `finish` returns.
+
+    Rows are kept until there are two million of them, or `finish`, so that a file is written in one piece.
+    """
+
+    staging: Path
+    stem: str
+    schema: pa.Schema
+    partition_by: tuple[str, ...]
+    form: FileFormat
+    _rows: list[pa.Table] = field(default_factory=list)
+    _count: int = 0
+    _staged: list[dict[str, Any]] = field(default_factory=list)
+    _finished: bool = False
+
+    def write(self, changes: ChangeBatch) -> None:
+        if changes.weights is not None and pc.min(changes.weights).as_py() != 1:
+            raise SinkError("an append-only Parquet sink was given rows to take back")
+        self._rows.append(conformed(changes.rows, self.schema))
+        self._count += changes.num_rows
+        if self._count >= _SPILL_ROWS:
+            self._spill()
+
+    def finish(self) -> Receipt:
+        self._spill()
+        self._finished = True
+        rows = sum(int(staged["rows"]) for staged in self._staged)
+        return Receipt({"rows": rows, "staged": self._staged})
+
+    def close(self) -> None:
+        if not self._finished:
+            for staged in self._staged:
+                (self.staging / staged["staged"]).unlink(missing_ok=True)
+            self._staged = []
+        self._rows = []
+
+    def _spill(self) -> None:
+        if not self._count:
+            return
+        table = pa.concat_tables(self._rows)
+        self._rows, self._count = [], 0
+        for directory, part in partitioned(table, self.partition_by).items():
+            name = os.path.join(directory, f"{self.stem}-{secrets.token_hex(4)}.parquet")
+            path = self.staging / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._staged.append({"staged": name, "directory": directory, "rows": part.num_rows, "bytes": 0})
+            self.form.write(part, path)
+            self._staged[-1]["bytes"] = path.stat().st_size
+
+
+def partitioned(table: pa.Table, partition_by: tuple[str, ...]) -> dict[str, pa.Table]:
+    """The table by hive directory ("" without partitions), plain, and without the partition columns."""
+    schema = plain_schema(table.schema)
+    if not partition_by:
+        return {"": plain(table)}
+    frame = pl.DataFrame(pl.from_arrow(plain(table)))
+    rest = pa.schema([column for column in schema if column.name not in partition_by])
+    parts = frame.partition_by(partition_by, as_dict=True, include_key=False, maintain_order=True)
+    return {hive_directory(partition_by, values): as_arrow(part, rest) for values, part in parts.items()}
+
+
+def hive_directory(columns: tuple[str, ...], values: tuple[object, ...]) -> str:
+    """`year=2026/word=a%2Fb`: names and values in percent-encoding, null as Hive spells it."""
+    parts = [f"{quote(column, safe='')}={_hive_value(value)}" for column, value in zip(columns, values, strict=True)]
+    if too_long := next((part for part in parts if len(part) > 255), None):
+        raise SinkError(f"a partition value is too long for the name of a directory: {too_long[:80]}…")
+    return os.path.join(*parts)
+
+
+def _hive_value(value: object) -> str:
+    match value:
+        case None:
+            return NULL_PARTITION
+        case bool():
+            return str(value).lower()
+        case dt.date():
+            return value.isoformat()
+        case _ if value == NULL_PARTITION:
+            raise SinkError(f"the value {NULL_PARTITION!r} cannot be told from a null in the name of a directory")
+        case _:
+            return quote(str(value), safe="")
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema of the files: dictionaries as their values, which every reader understands.
+
+    (pyarrow 26 cannot write a dictionary of string_view at all, and that is what Polars makes.)
+    """
+    return pa.schema([pa.field(column.name, _plain(column.type), column.nullable) for column in schema])
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The table with `plain_schema`."""
+    schema = plain_schema(table.schema)
+    if schema.types == table.schema.types:
+        return table.cast(schema)
+    wanted = pl.DataFrame(pl.from_arrow(schema.empty_table())).schema
+    return as_arrow(pl.DataFrame(pl.from_arrow(table)).cast(wanted), schema)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(inner.name, _plain(inner.type), inner.nullable) for inner in kind])
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    return kind
+
+
+def _write_fastparquet(table: pa.Table, path: Path, compression: str) -> None:
+    import fastparquet
+    import pandas as pd  # type: ignore[import-untyped]
+
+    for column in table.schema:
+        if pa.types.is_floating(column.type) and pc.any(pc.is_nan(table[column.name])).as_py():
+            raise SinkError(
+                f"column {column.name!r} holds NaN, which fastparquet writes as null: "
+                "fill_nan() before, or leave engine= out for pyarrow"
+            )
+    nullable = {pa.bool_(): pd.BooleanDtype()}
+    for bits in (8, 16, 32, 64):
+        nullable[getattr(pa, f"int{bits}")()] = getattr(pd, f"Int{bits}Dtype")()
+        nullable[getattr(pa, f"uint{bits}")()] = getattr(pd, f"UInt{bits}Dtype")()
+    views = {"string_view": pa.string(), "binary_view": pa.binary()}
+    schema = pa.schema([pa.field(column.name, views.get(str(column.type), column.type)) for column in table.schema])
+    frame = table.cast(schema).to_pandas(types_mapper=nullable.get)
+    fastparquet.write(str(path), frame, compression=compression.upper(), write_index=False)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from polars import CompatLevel
 
 from arrowstream.errors import StateError
 from arrowstream.state.physical import encode, words_to_bytes
@@ -18,10 +20,9 @@ _WORDS: Final = (pl.Int128, pl.UInt128)
 def to_delta(rows: pl.DataFrame, deleted: pl.Series | None = None) -> pa.Table:
     """Key and value columns and `__deleted`; 128-bit integers, unknown to Arrow, as 16 bytes, lowest first."""
     if deleted is None:
-        deleted = pl.repeat(False, rows.height, dtype=pl.Boolean, eager=True)
-    rows = rows.with_columns(deleted.alias(DELETED))
-    wide = [name for name, dtype in rows.schema.items() if isinstance(dtype, _WORDS)]
-    return rows.with_columns(_to_bytes(rows[name]) for name in wide).to_arrow()
+        deleted = pl.Series(np.zeros(rows.height, np.bool_))
+    columns = [_to_bytes(column) if isinstance(column.dtype, _WORDS) else column for column in rows]
+    return pl.DataFrame([*columns, deleted.alias(DELETED)]).to_arrow(compat_level=CompatLevel.oldest())
 
 
 def from_delta(delta: pa.Table, schema: pl.Schema) -> tuple[pl.DataFrame, pl.Series]:

@@ -25,6 +25,7 @@ _ODD: Final = np.uint64(0xD6E8FEB86659FD93)
 _SEED: Final = np.uint64(0x243F6A8885A308D3)
 _NULL: Final = np.uint64(0x13198A2E03707344)
 _EIGHT: Final = 8
+_SINGLY: Final = 4
 # The bytes of a word that belong to a string with 0..8 bytes left.
 _KEEP: Final = np.array([(1 << 8 * left) - 1 for left in range(9)], np.uint64)
 
@@ -124,14 +125,22 @@ def _hash_bytes(column: pl.Series) -> Hashes:
     words = np.ndarray((last - first + 1,), "<u8", padded, strides=(1,))
     starts, lengths = offsets[:-1] - first, np.diff(offsets)
 
-    total = _mix(words[starts] & _KEEP[np.minimum(lengths, _EIGHT)])
-    more = (lengths - 1) // _EIGHT
-    more[lengths == 0] = 0
-    if more.any():
-        rows, position = _unfold(more)
-        skipped = (position + 1) * _EIGHT
-        word = words[starts[rows] + skipped] & _KEEP[np.minimum(lengths[rows] - skipped, _EIGHT)]
-        _add_runs(total, more, _mix(word + _GOLDEN * (position + 1).view(np.uint64)))
+    def terms(rows: Any, position: npt.NDArray[np.int64]) -> Hashes:
+        left = lengths[rows] - position * _EIGHT
+        word = words[starts[rows] + position * _EIGHT] & _KEEP[np.minimum(left, _EIGHT)]
+        return _mix(word + _GOLDEN * position.view(np.uint64))
+
+    total = terms(slice(None), np.array([0]))
+    # The next few words one by one, since most strings are short; then all the rest at once.
+    for position in range(1, _SINGLY):
+        rows = np.flatnonzero(lengths > position * _EIGHT)
+        if not len(rows):
+            break
+        total[rows] += terms(rows, np.array([position]))
+    else:
+        more = np.maximum((lengths - 1) // _EIGHT - (_SINGLY - 1), 0)
+        rows, beyond = _unfold(more)
+        _add_runs(total, more, terms(rows, beyond + _SINGLY))
     return _mix(total ^ lengths.view(np.uint64))
 
 

@@ -64,7 +64,8 @@ def encode(column: pl.Series) -> Cells:
         if nulls is not None:
             data[nulls] = 0
         return Cells(data, nulls)
-    physical = column.to_physical()
+    # Numbers are physical already, and asking costs a query.
+    physical = column.to_physical() if column.dtype.is_temporal() or column.dtype == pl.Enum else column
     if nulls is not None:
         physical = physical.fill_null(False if column.dtype == pl.Boolean else 0)
     return Cells(physical.to_numpy(), nulls)

@@ -162,7 +162,10 @@ class KeyedTable:
         return self._keys.frame(self._keys.read(slots))
 
     def put(self, slots: SlotArray, values: pl.DataFrame) -> None:
-        """Write all value columns at these slots, row by row; no slot twice, and only slots of live keys."""
+        """Write all value columns at these slots, row by row; no slot twice, and only slots of live keys.
+
+        `slots` is kept for the undo: do not change an array of your own before the commit.
+        """
         self._check(slots, 0)
         if values.width and values.height != len(slots):
             raise StateError(f"{len(slots)} slots cannot take {values.height} rows of values")

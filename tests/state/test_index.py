@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,8 +29,9 @@ class Store:
         self.index.insert(self.hashes(keys), slots)
 
     def find(self, keys: SlotArray) -> SlotArray:
-        def match(rows: Rows, slots: SlotArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-            return self.keys[slots] == keys[rows]
+        def match(rows: Rows, slots: SlotArray) -> npt.NDArray[np.bool_]:
+            same: npt.NDArray[np.bool_] = self.keys[slots] == keys[rows]
+            return same
 
         return self.index.find(self.hashes(keys), match)
 

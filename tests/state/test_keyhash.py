@@ -17,10 +17,11 @@ from arrowstream.state.keyhash import hash_rows, key_groups
 
 
 def one(values: list[Any], dtype: pl.DataType | type[pl.DataType] | None = None) -> list[int]:
-    return hash_rows(pl.DataFrame({"k": pl.Series(values, dtype=dtype, strict=False)})).tolist()
+    hashes: list[int] = hash_rows(pl.DataFrame({"k": pl.Series(values, dtype=dtype, strict=False)})).tolist()
+    return hashes
 
 
-GOLDEN = [
+GOLDEN: list[tuple[list[Any], pl.DataType | type[pl.DataType]]] = [
     ([0, 1, -1, None], pl.Int64),
     ([2**64 - 1], pl.UInt64),
     ([2**100, -(2**127)], pl.Int128),
@@ -75,8 +76,8 @@ def test_the_width_of_an_integer_does_not_count(values: list[int | None]) -> Non
     for dtype in (pl.Int16, pl.Int32, pl.Int64, pl.Int128):
         assert one(values, dtype) == expected
     positive = [None if value is None else abs(value) for value in values]
-    for dtype in (pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.UInt128, pl.Int128):
-        assert one(positive, dtype) == one(positive, pl.Int64)
+    for unsigned in (pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.UInt128):
+        assert one(positive, unsigned) == one(positive, pl.Int64)
 
 
 def test_wide_integers_hash_as_their_narrow_twins() -> None:

@@ -182,7 +182,7 @@ TestTableMachine.settings = settings(
 
 
 def counter(key: pl.DataType | type[pl.DataType] = pl.Int64) -> KeyedTable:
-    return KeyedTable(pl.Schema({"k": key}), pl.Schema({"n": pl.Int64}))
+    return KeyedTable(pl.Series("k", dtype=key).to_frame().schema, pl.Schema({"n": pl.Int64}))
 
 
 def keys(values: Any) -> pl.DataFrame:
@@ -258,7 +258,7 @@ def test_growing_in_an_open_version_can_be_undone(end: str) -> None:
 
 def test_long_values_are_vacuumed() -> None:
     """Profiles overwritten for days take the space of the profiles, not of the days."""
-    table = KeyedTable(pl.Schema({"k": pl.String}), pl.Schema({"note": pl.String, "tags": pl.List(pl.String)}))
+    table = KeyedTable(pl.Schema({"k": pl.String}), pl.Schema({"note": pl.String(), "tags": pl.List(pl.String)}))
     names = keys([f"customer {n}" for n in range(20_000)])
     for day in range(60):
         at = table.upsert(names)

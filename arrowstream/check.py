@@ -58,7 +58,7 @@ def run_pieces(node: Node, pieces: Sequence[Mapping[str, pl.DataFrame]]) -> pl.D
     taken = [Changes(node.schema.to_frame().lazy())]
     for batch, piece in enumerate(pieces):
         tables: dict[BlockId, pa.Table] = {}
-        blocks = []
+        blocks: list[TaskBlock] = []
         for source, at in unit.sources:
             block = BlockId(f"{source}/{batch}")
             tables[block] = to_arrow(piece[at.name])

@@ -244,10 +244,10 @@ class StreamFrame:
         schema = output_schema(method, args, kwargs, self.schema)
         step = Step(method, args, kwargs)
         kind = through(step, self.schema, self.kind).kind
-        before, steps = self._node, (step,)
-        if isinstance(before, Rows):
-            before, steps = before.input, (*before.steps, step)
-        return self._with(Rows(schema=schema, kind=kind, input=before, steps=steps))
+        node = self._node
+        if isinstance(node, Rows):
+            return self._with(Rows(schema=schema, kind=kind, input=node.input, steps=(*node.steps, step)))
+        return self._with(Rows(schema=schema, kind=kind, input=node, steps=(step,)))
 
     def _with(self, node: Node) -> StreamFrame:
         return StreamFrame(node, self._plans)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from arrowstream.frame import Plans
 
-    Schema = Mapping[str, Any] | pl.Schema | pa.Schema
+    Schema: TypeAlias = Mapping[str, Any] | pl.Schema | pa.Schema
 
 
 class ReadFrom:

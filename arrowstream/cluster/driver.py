@@ -18,7 +18,7 @@ from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, Drop
 from arrowstream.clock import Clock
 from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, WorkerLost
 from arrowstream.cluster.inbox import Inbox
-from arrowstream.connectors.sink import Committer
+from arrowstream.connectors.sink import Committer, Receipt
 from arrowstream.errors import ArrowStreamError, BatchError, ClusterError, SinkError, SourceError
 from arrowstream.ids import WorkerId
 from arrowstream.operators.compile import compile_unit
@@ -342,7 +342,7 @@ class UnitDriver:
         self._report(order)
         self._carry_out(after)
 
-    def _commit_sink(self, output: int, committer: Committer, batch_id: int, receipts: list[object]) -> None:
+    def _commit_sink(self, output: int, committer: Committer, batch_id: int, receipts: Sequence[Receipt]) -> None:
         name = self.unit.outputs[output].sink.name
         try:
             for attempt in tenacity.Retrying(
@@ -352,7 +352,7 @@ class UnitDriver:
                 reraise=True,
             ):
                 with attempt:
-                    committer.commit(batch_id, receipts)  # type: ignore[arg-type]
+                    committer.commit(batch_id, receipts)
         except ArrowStreamError:
             raise
         except Exception as error:

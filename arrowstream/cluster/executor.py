@@ -154,8 +154,8 @@ class Executor:
             case StartReceiver():
                 self._start_receiver(instruction)
             case StopReceivers(unit, drain):
-                for receiver in self._receivers(unit):
-                    receiver.stop(drain=drain)
+                for each in self._receivers(unit):
+                    each.stop(drain=drain)
             case SealBlocks(unit, token):
                 self._flush(unit, token)
             case AcknowledgeRows(unit, source, split, offset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -106,8 +107,9 @@ class FlightNeighbours:
         with self._lock:
             self._locations.pop(worker, None)
             self._clients.pop(worker, None)
-            for key in [key for key in self._streams if key[0] == worker]:
-                del self._streams[key]
+            streams = [self._streams.pop(key) for key in list(self._streams) if key[0] == worker]
+        for stream in streams:
+            stream.close()
 
 
 class _PutStream:
@@ -136,9 +138,9 @@ class _PutStream:
                 # `_hear` has answered already.
 
     def close(self) -> None:
-        with self._lock:
-            if not self._broken:
-                self._writer.close()
+        """End the stream; one that is broken is only let go of."""
+        with contextlib.suppress(pa.ArrowException):
+            self._writer.close()
 
     def _hear(self) -> None:
         try:

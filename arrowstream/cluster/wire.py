@@ -67,7 +67,8 @@ def encode(message: Any) -> bytes:
 
 
 def decode_instruction(data: bytes) -> Instruction:
-    return _instructions.decode(data)
+    instruction: Instruction = _instructions.decode(data)
+    return instruction
 
 
 def decode_events(data: bytes) -> list[Event]:

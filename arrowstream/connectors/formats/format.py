@@ -1,0 +1,65 @@
+"""What a format promises: a buffer of whole lines in, one Arrow record batch and the refused lines out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from arrowstream.connectors.source import REJECT_SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a buffer held: its rows, in order, and the lines that are no rows (`REJECT_SCHEMA`), in order."""
+
+    rows: pa.RecordBatch
+    rejects: pa.RecordBatch | None = None
+
+
+class Format(Protocol):
+    """A way to write rows as lines. A picklable description; decoding keeps nothing between calls.
+
+    What becomes of a line depends on that line alone, never on its neighbours in the buffer.
+    """
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    @property
+    def header(self) -> bool:
+        """The first line of each file, or connection, names the columns: it goes to `with_header`."""
+
+    def with_header(self, line: bytes) -> Format:
+        """This format for what follows such a first line. Raises `ValueError` where it cannot be."""
+
+    def decode(self, data: bytes) -> Decoded:
+        """Rows of whole lines; the last one may lack its line end. The rows may share memory with `data`."""
+
+
+def count_lines(data: bytes) -> int:
+    """How many lines a buffer of whole lines has; the last one may lack its line end."""
+    if not data:
+        return 0
+    ends = int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))
+    return ends if data.endswith(b"\n") else ends + 1
+
+
+def make_rejects(refused: Sequence[tuple[bytes, str]]) -> pa.RecordBatch | None:
+    """Refused lines and their reasons as a record batch; None where there are none."""
+    if not refused:
+        return None
+    raw, reasons = zip(*refused, strict=True)
+    return pa.record_batch([pa.array(raw, pa.large_binary()), pa.array(reasons, pa.large_string())], REJECT_SCHEMA)
+
+
+def not_utf8(line: bytes) -> str | None:
+    """Why a line is not UTF-8; None where it is."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start}"
+    return None

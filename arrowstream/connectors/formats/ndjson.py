@@ -1,0 +1,278 @@
+"""NDJSON: one JSON object a line, decoded by Arrow in bulk and checked against a strict reading.
+
+The bulk reader (pyarrow.json) is fast but loose: it takes several objects a line, an object over several lines, NaN
+and Infinity, text that is not UTF-8, floats that overflow to infinity, and it crashes on a line `null`. So a buffer
+goes there only after cheap looks at the whole of it, and what comes back is looked at again. Where a look fails, each
+line of that buffer is examined by msgspec (5 million lines a second, one call a line), and only the good ones go.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pj
+
+from arrowstream.connectors.formats.convert import convert, convert_each, type_name
+from arrowstream.connectors.formats.format import Decoded, not_utf8
+from arrowstream.connectors.formats.schema import is_scalar, refuse_types
+from arrowstream.connectors.formats.sift import Parsed, Refused, sift
+
+_BLOCK = 1 << 20
+"""Bytes that one thread parses at a time; one large block costs twice the time of many small."""
+
+
+@dataclass(frozen=True, slots=True)
+class NdjsonFormat:
+    r"""One JSON object a line.
+
+    A missing field is null, a field that is not in the schema is ignored. Dates and timestamps are ISO 8601
+    strings, decimals are numbers or strings. Nothing is guessed: a value of another JSON type than the column's
+    (`"1"` or `1.0` for an integer), a number that overflows, a field given twice, NaN and what else is not JSON
+    refuse the line. Blank lines are skipped; `\r\n` ends a line too.
+    """
+
+    schema: pa.Schema
+    header: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        refuse_types(self.schema, "ndjson", _readable)
+
+    def with_header(self, line: bytes) -> NdjsonFormat:
+        raise ValueError("NDJSON has no header")
+
+    def decode(self, data: bytes) -> Decoded:
+        """The objects of `data` as rows, in bulk where every line of it is good."""
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        if (lines := _count_objects(data)) is not None:
+            try:
+                table = _read(data, lines, self.schema)
+                columns = [convert(wire, field.type) for wire, field in zip(_columns(table), self.schema, strict=True)]
+                return Decoded(pa.record_batch(columns, self.schema))
+            except (Refused, pa.ArrowInvalid):
+                pass
+        return self._decode_lines(data)
+
+    def _decode_lines(self, data: bytes) -> Decoded:
+        lines = [line for line in (part.strip(b" \t\r") for part in data.split(b"\n")) if line]
+        examine = _examiner(self.schema).decode
+        utf8 = _is_utf8(data)
+        refused: dict[int, str] = {}
+        for place, line in enumerate(lines):
+            if not utf8 and (reason := not_utf8(line)):
+                refused[place] = reason
+                continue
+            try:
+                examine(line)
+            except msgspec.MsgspecError as error:
+                refused[place] = _reason(str(error))
+            except RecursionError:
+                pass  # msgspec's limit of nesting, not ours: the bulk reader decides
+        return sift(lines, refused, self._parse_lines, self._suspect)
+
+    def _parse_lines(self, lines: list[bytes]) -> Parsed:
+        if not lines:
+            return pa.record_batch([pa.array([], field.type) for field in self.schema], self.schema), {}
+        data = b"\n".join(lines)
+        try:
+            table = _read(data, len(lines), self.schema, threads=False)
+        except Refused as error:
+            if len(lines) > 1:
+                raise
+            raise Refused(_blame(data, self.schema, str(error))) from error
+        columns: list[pa.Array] = []
+        bad: dict[int, str] = {}
+        for wire, field in zip(_columns(table), self.schema, strict=True):
+            column, reasons = convert_each(wire, field.type)
+            columns.append(column)
+            bad.update((row, f"{field.name}: {reason}") for row, reason in reasons.items())
+        return pa.record_batch(columns, self.schema), bad
+
+    def _suspect(self, line: bytes) -> bool:
+        """Is it a line that msgspec takes and the bulk reader may not: a field twice, a decimal with more digits?"""
+        for name in _quoted_names(self.schema):
+            if line.count(name) > 1:
+                return True
+        decimals = [place for place, field in enumerate(self.schema) if pa.types.is_decimal(field.type)]
+        if not decimals:
+            return False
+        record = _examiner(self.schema).decode(line)
+        for place in decimals:
+            target, value = self.schema.field(place).type, getattr(record, f"f{place}")
+            if value is not None and (
+                not value.is_finite()
+                or -value.as_tuple().exponent > target.scale
+                or value.adjusted() >= target.precision - target.scale
+            ):
+                return True
+        return False
+
+
+def _count_objects(data: bytes) -> int | None:
+    """How many lines `data` has, if it is UTF-8 and each line is one `{...}`; None where a closer look is needed.
+
+    `}` newline `{` cannot be within an object, so that as many rows as such lines means one object a line.
+    """
+    if not data or b"\r" in data or not _is_utf8(data) or _may_have_nan(data):
+        return None
+    octets = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(octets == ord("\n"))
+    if not data.endswith(b"\n"):
+        ends = np.append(ends, len(data))
+    whole = (
+        data[0] == ord("{")
+        and ends[0] > 0
+        and bool((octets[ends[:-1] + 1] == ord("{")).all())
+        and bool((octets[ends - 1] == ord("}")).all())
+    )
+    return len(ends) if whole else None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _may_have_nan(data: bytes) -> bool:
+    """Could a `NaN` or `Infinity`, which is not JSON, stand outside of a string? Looks only where one is spelled."""
+    for word in (b"NaN", b"Inf"):
+        place = data.find(word) if word[:1] in data else -1  # one octet is looked up ten times as fast as three
+        while place >= 0:
+            if data[place - 1 : place] in (b":", b"[", b",", b"-", b" ", b"\t"):
+                return True
+            place = data.find(word, place + 1)
+    return False
+
+
+def _read(data: bytes, lines: int, schema: pa.Schema, *, threads: bool = True) -> pa.Table:
+    """One row a line, dates and times still as text; raises `Refused` where that cannot be."""
+    reading = pj.ReadOptions(use_threads=threads, block_size=_BLOCK if threads else len(data) + 1)
+    parsing = pj.ParseOptions(explicit_schema=_wire_schema(schema), unexpected_field_behavior="ignore")
+    try:
+        table = pj.read_json(pa.BufferReader(data), reading, parsing)
+    except pa.ArrowInvalid as error:
+        raise Refused(_reason(str(error))) from error
+    if table.num_rows != lines:
+        raise Refused("not one JSON object")
+    for column, field in zip(_columns(table), schema, strict=True):
+        if not _all_finite(column):
+            raise Refused(f"{field.name}: the number is too large for {type_name(field.type)}")
+    return table
+
+
+def _columns(table: pa.Table) -> list[pa.Array]:
+    return [column.combine_chunks() for column in table.columns]
+
+
+def _all_finite(column: pa.Array) -> bool:
+    """Has no float overflown? JSON cannot write an infinity, so that any there is was a number too large."""
+    if pa.types.is_floating(column.type):
+        return pc.all(pc.is_finite(column)).as_py() is not False
+    if pa.types.is_list(column.type):
+        return _all_finite(column.flatten())
+    if pa.types.is_struct(column.type):
+        return all(_all_finite(child) for child in column.flatten())
+    return True
+
+
+def _blame(line: bytes, schema: pa.Schema, reason: str) -> str:
+    """The reason for a single line, with the field that is at fault where it is one."""
+    if reason.startswith(tuple(f"{name}:" for name in schema.names)):
+        return reason
+    for field in schema:
+        try:
+            _read(line, 1, pa.schema([field]), threads=False)
+        except Refused as error:
+            alone = str(error)
+            return alone if alone.startswith((f"{field.name}:", "not ")) else f"{field.name}: {alone}"
+    return reason
+
+
+def _reason(message: str) -> str:
+    """What msgspec or Arrow says of a line, in words for who sent it."""
+    if found := re.fullmatch(r"Expected `(.+?)`(.*) - at `\$\.(.*)`", message):
+        expected, rest, path = found.groups()
+        return f"{path}: expected {expected.removesuffix(' | null')}{rest.replace('`', '')}"
+    if found := re.fullmatch(r"(.+) - at `\$\.(.*)`", message):
+        return f"{found[2]}: {found[1][0].lower()}{found[1][1:]}"
+    if found := re.search(r"Column\(/(.*)\) was specified twice", message):
+        return f"{found[1]}: the field is given twice"
+    if found := re.search(r"Failed to convert JSON to ([^,:]+), couldn't parse:(.*)", message):
+        return f"{found[2]!r:.100} is no {found[1]}"
+    if found := re.search(r"Failed to convert JSON to .+?\): (.*)", message):
+        return found[1]
+    if found := re.search(r"JSON parse error: (.*?)\.?(?: in row \d+)?$", message):
+        return f"not JSON: {found[1]}"
+    if message.startswith("Expected `object`"):
+        return f"not a JSON object{message.removeprefix('Expected `object`').replace('`', '')}"
+    return f"not JSON: {message.removeprefix('JSON is malformed: ')}"
+
+
+def _readable(target: pa.DataType) -> bool:
+    if pa.types.is_large_list(target):
+        return _readable(target.value_type)
+    if pa.types.is_struct(target):
+        return target.num_fields > 0 and all(_readable(field.type) for field in target)
+    return is_scalar(target)
+
+
+@cache
+def _wire_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([(field.name, _wire_type(field.type)) for field in schema])
+
+
+def _wire_type(target: pa.DataType) -> pa.DataType:
+    """The type in which the bulk reader reads a column; `convert` makes the column's own of it."""
+    if pa.types.is_large_list(target):
+        return pa.list_(_wire_type(target.value_type))
+    if pa.types.is_struct(target):
+        return pa.struct([(field.name, _wire_type(field.type)) for field in target])
+    if pa.types.is_date32(target) or pa.types.is_timestamp(target):
+        return pa.large_string()
+    return target
+
+
+@cache
+def _quoted_names(schema: pa.Schema) -> tuple[bytes, ...]:
+    return tuple(f'"{name}"'.encode() for name in schema.names)
+
+
+@cache
+def _examiner(schema: pa.Schema) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(_record_type(list(schema)))
+
+
+def _record_type(fields: list[pa.Field]) -> Any:
+    """A struct of nullable fields; the names it knows are `f0, f1 ...`, those in JSON may be any."""
+    names = {f"f{place}": field.name for place, field in enumerate(fields)}
+    types = [(f"f{place}", _json_type(field.type) | None, None) for place, field in enumerate(fields)]
+    return msgspec.defstruct("Record", types, rename=names, gc=False)
+
+
+def _json_type(target: pa.DataType) -> Any:
+    if pa.types.is_large_list(target):
+        return list[_json_type(target.value_type) | None]  # type: ignore[misc]
+    if pa.types.is_struct(target):
+        return _record_type(list(target))
+    if pa.types.is_boolean(target):
+        return bool
+    if pa.types.is_uint64(target):
+        return Annotated[int, msgspec.Meta(ge=0)]  # msgspec has no bound above 2**63: the bulk reader refuses
+    if pa.types.is_integer(target):
+        bits = target.bit_width - pa.types.is_signed_integer(target)
+        least = -(1 << bits) if pa.types.is_signed_integer(target) else 0
+        return Annotated[int, msgspec.Meta(ge=least, le=(1 << bits) - 1)]
+    if pa.types.is_floating(target):
+        return float
+    return Decimal if pa.types.is_decimal(target) else str

@@ -157,7 +157,7 @@ class _CollectSink:
     def open(self, batch_id: int, task_id: str, schema: pa.Schema) -> _CollectWriter:
         return _CollectWriter()
 
-    def committer(self) -> Committer:
+    def committer(self, run: str | None = None) -> Committer:
         raise PlanError("check writes nothing")
 
 

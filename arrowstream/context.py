@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import threading
+import uuid
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -294,11 +295,12 @@ class StreamingContext:
 
     def _open(self, bounded: bool) -> None:
         assert self._cluster is not None
+        run = uuid.uuid4().hex
         for unit in units(self._outputs):
             with contextlib.ExitStack() as opened:
                 committers: list[Committer] = []
                 for output in unit.outputs:
-                    committer = output.sink.committer()
+                    committer = output.sink.committer(run)
                     opened.callback(committer.close)
                     committers.append(committer)
                     if isinstance(committer, SupportsView):

@@ -32,7 +32,8 @@ class SqlOperator:
 
     def __init__(self, statement: str, schema: pl.Schema) -> None:
         self._statement, self._schema = statement, schema
-        self._connection = duckdb.connect(":memory:")
+        # A worker has its part of the cores, which Polars was told when the process started.
+        self._connection = duckdb.connect(":memory:", config={"threads": pl.thread_pool_size()})
 
     def process(self, inputs: Sequence[Changes]) -> Changes:
         return inputs[0].map(self._run)

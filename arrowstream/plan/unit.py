@@ -46,8 +46,8 @@ def units(outputs: Sequence[Output]) -> list[Unit]:
     """The connected plans of these outputs, in the order of their first output."""
     groups: list[tuple[set[Node], list[Output]]] = []
     for output in outputs:
-        sources = {node for node in topological([output]) if isinstance(node, SourceNode)}
-        joined, members = sources, [output]
+        joined: set[Node] = {node for node in topological([output]) if isinstance(node, SourceNode)}
+        members = [output]
         apart = []
         for group in groups:
             if group[0] & joined:

@@ -176,7 +176,9 @@ def canonical(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """The expression with one label for equal keys: -0.0 becomes 0.0 and every NaN the same NaN, also in nests."""
     match dtype:
         case pl.Float16() | pl.Float32() | pl.Float64():
-            return pl.when(expr.is_nan()).then(pl.lit(float("nan"), dtype)).otherwise(expr + pl.lit(0.0, dtype))
+            # Not `expr + 0.0`: Polars leaves a column alone when 0.0 is added, and -0.0 stays.
+            zero, nan = pl.lit(0.0, dtype), pl.lit(float("nan"), dtype)
+            return pl.when(expr.is_nan()).then(nan).when(expr == zero).then(zero).otherwise(expr)
         case pl.List(inner=inner) if _holds_floats(dtype):
             return expr.list.eval(canonical(pl.element(), inner))  # type: ignore[arg-type]
         case pl.Array(inner=inner) if _holds_floats(dtype):

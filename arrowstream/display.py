@@ -7,6 +7,7 @@ as_html(frame)          # what `_repr_html_` gives
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -48,6 +49,28 @@ def as_html(frame: pl.DataFrame | pa.Table, *, rows: int = 20, caption: str = ""
     below = " · ".join(filter(None, (more_rows(len(frame) - table.num_rows), caption)))
     foot = f'<div style="{_FAINT}">{html.escape(below)}</div>' if below else ""
     return f'<div><table style="{_TABLE}"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{foot}</div>'
+
+
+def html_schema(schema: pl.Schema, kind: str, plan: str) -> str:
+    """A stream frame for a notebook: its columns and types, what kind of changes it makes, its plan."""
+    rows = "".join(
+        f'<tr><td style="{_CELL}">{html.escape(name)}</td>'
+        f'<td style="{_CELL};opacity:0.7">{html.escape(str(dtype))}</td></tr>'
+        for name, dtype in schema.items()
+    )
+    return (
+        f'<div><div style="{_FAINT}">stream · {html.escape(kind)}</div>'
+        f'<table style="{_TABLE}"><tbody>{rows}</tbody></table>'
+        f'<details style="{_FAINT}"><summary>plan</summary><pre>{html.escape(plan)}</pre></details></div>'
+    )
+
+
+def html_context(name: str, state: str, tables: Sequence[str], progress: object) -> str:
+    """A context for a notebook: its state, what SQL can ask for, how far it is."""
+    own = getattr(progress, "_repr_html_", None)
+    how_far = own() if own is not None else f"<pre>{html.escape(repr(progress))}</pre>"
+    names = ", ".join(map(html.escape, tables)) or "none yet"
+    return f"<div><b>{html.escape(name)}</b> · {html.escape(state)}<div>tables: {names}</div>{how_far}</div>"
 
 
 def _head(frame: pl.DataFrame | pa.Table, rows: int) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
-from arrowstream.connectors.database import DatabaseHeldError, database_key, hub
+from arrowstream.connectors.database import IN_MEMORY, DatabaseHeldError, database_key, hub
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import PlanError, SinkError, unknown_column
@@ -70,7 +71,7 @@ class DuckDBSink:
             raise PlanError(f"mode={self.mode!r} of a DuckDB sink: use 'complete', or none for rows to stay")
         if self.lock not in ("hold", "release"):
             raise PlanError(f"lock={self.lock!r} of a DuckDB sink: use 'hold' or 'release'")
-        if self.lock == "release" and os.fspath(self.path) == ":memory:":
+        if self.lock == "release" and os.fspath(self.path) == IN_MEMORY:
             raise PlanError("lock='release' lets go of a file, and a database in memory would be lost: use a path")
         refuse_types(schema, "DuckDB", _REFUSED)
         return replace(self, schema=schema, kind=self._kind(schema, kind))
@@ -150,6 +151,9 @@ class DuckDBCommitter:
         """Nothing is held back."""
 
     def close(self) -> None:
+        """Let go of the file. A database in memory stays, for queries, as long as this committer does."""
+        if self._path == IN_MEMORY:
+            weakref.finalize(self, self._held.pop_all().close)
         self._held.close()
 
     def view(self) -> TableView:

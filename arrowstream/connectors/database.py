@@ -39,6 +39,8 @@ class DatabaseHub:
         self._instance = duckdb.connect()
         # Event times are UTC; without this the zone of the machine would decide what `date_trunc` gives.
         self._instance.execute("SET GLOBAL TimeZone = 'UTC'")
+        # A name that is no table must be an error, not a variable of whoever calls.
+        self._instance.execute("SET GLOBAL python_enable_replacements = false")
         self._attachments: dict[str, _Attachment] = {}
         self._lock = RLock()
 

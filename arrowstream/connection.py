@@ -1,0 +1,151 @@
+"""The outputs of a context at a path, read by whoever has the path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from arrowstream.catalog import Catalog
+from arrowstream.connectors.database import DatabaseHeldError, database_key, hub
+from arrowstream.connectors.manifest import Home, parquet_files
+from arrowstream.connectors.view import DatabaseTable, TableView
+from arrowstream.errors import QueryError
+from arrowstream.query import run_sql
+from arrowstream.snapshot import Snapshot
+
+
+class Connection:
+    """The outputs at a path. Every query looks anew, so that a running context is followed.
+
+    Open -> (`close`, or the end of `with`) -> Closed. Nothing stays open between queries: a sink with lock="release"
+    is not held up.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(os.path.abspath(path))
+        self._closed = False
+        self._catalog()
+
+    @property
+    def tables(self) -> list[str]:
+        """The names that `sql` knows."""
+        return self._catalog().names()
+
+    def sql(self, statement: str) -> Snapshot:
+        """The answer to a reading statement; raises `QueryError`."""
+        return run_sql(statement, self._catalog())
+
+    def close(self) -> None:
+        """End the use. Twice is once."""
+        self._closed = True
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Connection {str(self._path)!r}: {', '.join(self.tables)}>"
+
+    def _catalog(self) -> Catalog:
+        if self._closed:
+            raise QueryError(f"the connection to {str(self._path)!r} is closed")
+        if not self._path.exists():
+            raise QueryError(f"there is nothing at {str(self._path)!r}")
+        catalog = Catalog()
+        for place in _places(self._path):
+            taken = {name.lower() for name in catalog.names()}
+            for name, provider in _outputs(place):
+                catalog.register(f"{word_of(place)}_{name}" if name.lower() in taken else name, provider)
+        if not catalog.names():
+            raise QueryError(f"there are neither Parquet files nor DuckDB tables at {str(self._path)!r}")
+        return catalog
+
+
+def _places(path: Path) -> list[Path]:
+    """The DuckDB files and Parquet directories at a path, or in it."""
+    if path.is_file() or _is_parquet_directory(path):
+        return [path]
+    return [
+        child
+        for child in sorted(path.iterdir())
+        if not child.name.startswith(".") and (_is_database(child) or (child.is_dir() and _is_parquet_directory(child)))
+    ]
+
+
+def _outputs(place: Path) -> Iterator[tuple[str, Callable[[], TableView]]]:
+    if place.is_dir():
+        yield word_of(place), partial(_parquet_view, place)
+    else:
+        for table, schema in _database_tables(place):
+            yield table, partial(_database_view, place, table, schema)
+
+
+def _is_parquet_directory(path: Path) -> bool:
+    if Home(path).log.exists():
+        return True
+    return any(child.suffix == ".parquet" or "=" in child.name for child in path.iterdir())
+
+
+def _is_database(path: Path) -> bool:
+    """By its name: to open a database file and close it again would take away the lock of a sink in this process.
+
+    (POSIX locks belong to process and file, and the first `close` of any descriptor drops them.)
+    """
+    return path.suffix in (".duckdb", ".ddb", ".db") and path.is_file()
+
+
+def _parquet_view(directory: Path) -> TableView:
+    """By the log where there is one, else all files that are there."""
+    manifest = Home(directory).visible()
+    if manifest is not None and manifest.schema is not None:
+        files = [directory / name for name in manifest.files]
+        files += [Home(directory).staging / name for name in manifest.held]
+        return TableView(manifest.schema, files=tuple(map(str, files)))
+    names = tuple(str(directory / name) for name in parquet_files(directory))
+    if not names:
+        raise QueryError(f"there are no Parquet files in {str(directory)!r} yet")
+    schema = ds.dataset(list(names), partitioning="hive", partition_base_dir=str(directory)).schema
+    return TableView(schema, files=names)
+
+
+def _database_tables(path: Path) -> list[tuple[str, pa.Schema]]:
+    """The tables of a DuckDB file, without the sinks' own."""
+    try:
+        with hub().lease(database_key(path), read_only=True, timeout=2.0) as cursor:
+            found = cursor.execute(
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [hub().alias(database_key(path))]
+            ).fetchall()
+            names = [str(row[0]) for row in found if not str(row[0]).startswith("_arrowstream_")]
+            table = partial(hub().qualified_name, database_key(path))
+            return [(name, cursor.sql(f"FROM {table(name)} LIMIT 0").to_arrow_table().schema) for name in names]
+    except DatabaseHeldError as error:
+        raise QueryError(
+            f"{error}, which writes to it: ask there, with ctx.sql, or write it with lock='release', "
+            "so that others can read between batches"
+        ) from error
+    except duckdb.Error as error:
+        raise QueryError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def _database_view(path: Path, table: str, schema: pa.Schema) -> TableView:
+    key = database_key(path)
+    lease = partial(hub().lease, key, read_only=True)
+    return TableView(schema, database=DatabaseTable(str(path), hub().qualified_name(key, table), lease))
+
+
+def word_of(path: Path) -> str:
+    """The name of an output at a path: its last part as a word."""
+    word = re.sub(r"\W+", "_", path.name.split(".")[0]).strip("_") or "output"
+    return word if not word[0].isdigit() else f"_{word}"

@@ -56,6 +56,8 @@ class BlockGenerator:
             start, self._start = self._start, stop
             sealed.append(Block(self._info("rows", rows.num_rows, rows.nbytes, start, stop, now, held=False), None))
         elif rows is not None and rows.num_rows:
+            if self._bytes and self._bytes + rows.nbytes > self._settings.bytes:
+                sealed += self.seal()  # rather two blocks than one that is too large and has to be copied together
             self._rows.append(rows)
             self._count += rows.num_rows
             self._bytes += rows.nbytes

@@ -41,10 +41,10 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Line:
-    """The blocks of one split, to be reported in order."""
+    """The blocks of one split, to be reported in order, and what is to be done in between."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
-    waiting: deque[_Pending] = field(default_factory=deque)
+    waiting: deque[_Pending | Callable[[], None]] = field(default_factory=deque)
 
 
 class BlockManager:
@@ -86,6 +86,14 @@ class BlockManager:
         with line.lock:
             line.waiting.append(pending)
         self._copy(unit, line, pending, block, tried=[])
+
+    def after(self, unit: UnitId, source: SourceId, split: str, action: Callable[[], None]) -> None:
+        """Call `action` once all blocks of this split that were put before are reported; perhaps at once, perhaps
+        from another thread."""
+        line = self._lines.setdefault((unit, source, split), _Line())
+        with line.lock:
+            line.waiting.append(action)
+        self._report(unit, line)
 
     def wait_for_room(self, stop: threading.Event) -> None:
         """Wait while the blocks that are not worked off take more than the backlog may (or `stop` is set)."""
@@ -142,6 +150,12 @@ class BlockManager:
 
     def _report(self, unit: UnitId, line: _Line) -> None:
         with line.lock:
-            while line.waiting and line.waiting[0].ready:
-                first = line.waiting.popleft()
-                self._emit(BlockAdded(unit, first.info, first.workers))
+            while line.waiting:
+                first = line.waiting[0]
+                if isinstance(first, _Pending) and not first.ready:
+                    return
+                line.waiting.popleft()
+                if isinstance(first, _Pending):
+                    self._emit(BlockAdded(unit, first.info, first.workers))
+                else:
+                    first()

@@ -208,7 +208,7 @@ class Executor:
             new_id=lambda: BlockId(f"{order.unit}/{order.source}/{order.split}/{self.worker}/{next(self._numbers)}"),
         )
         listener = _Listener(order, self.worker, self._emit)
-        outlet = _Outlet(order.unit, self.manager)
+        outlet = _Outlet(order, self.manager)
         receiver = Receiver(source, order.split, order.resume, generator, outlet, self._clock, listener)
         run.receivers[order.source, order.split] = receiver
         receiver.start()
@@ -353,13 +353,16 @@ class Executor:
 
 
 class _Outlet:
-    """A unit's way into the block manager."""
+    """A receiver's way into the block manager."""
 
-    def __init__(self, unit: UnitId, manager: BlockManager) -> None:
-        self._unit, self._manager = unit, manager
+    def __init__(self, order: StartReceiver, manager: BlockManager) -> None:
+        self._of, self._manager = (order.unit, order.source, order.split), manager
 
     def put(self, block: Block) -> None:
-        self._manager.put(self._unit, block)
+        self._manager.put(self._of[0], block)
+
+    def after(self, action: Callable[[], None]) -> None:
+        self._manager.after(*self._of, action)
 
     def wait_for_room(self, stop: threading.Event) -> None:
         self._manager.wait_for_room(stop)

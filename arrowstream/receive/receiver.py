@@ -28,6 +28,9 @@ class Outlet(Protocol):
 
     def put(self, block: Block) -> None: ...
 
+    def after(self, action: Callable[[], None]) -> None:
+        """Call `action` once all blocks put before are known to the driver."""
+
     def wait_for_room(self, stop: threading.Event) -> None: ...
 
 
@@ -65,6 +68,7 @@ class Receiver:
         self._reader: Reader | None = None
         self._stop = threading.Event()
         self._drain = True
+        self._ended = False
         self._flushes: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._run, name=f"receiver-{split}", daemon=True)
 
@@ -85,12 +89,12 @@ class Receiver:
             self._put(self._generator.seal())
 
     def flush(self, done: Callable[[], None]) -> None:
-        """Call `done` (from the receiver's thread) once all that the source has at hand is in blocks."""
+        """Call `done` (from some thread) once all that the source has at hand is in blocks that are known."""
         with self._lock:
-            if self._thread.is_alive():
+            if not self._ended:
                 self._flushes.append(done)
                 return
-        done()
+        self._outlet.after(done)
 
     def acknowledge(self, offset: Offset) -> None:
         """Tell the source that all up to `offset` is safe."""
@@ -109,9 +113,10 @@ class Receiver:
             with self._lock:
                 self._put(self._generator.seal())
                 flushes, self._flushes = self._flushes, []
+                self._ended = True
             for done in flushes:
-                done()
-            self._listener.ended()
+                self._outlet.after(done)
+            self._outlet.after(self._listener.ended)
 
     def _read_with_backoff(self) -> bool:
         """Read until the connection breaks after it gave something (True), or the split ends (False)."""
@@ -162,7 +167,7 @@ class Receiver:
                 self._put(self._generator.seal())
                 flushes, self._flushes = self._flushes, []
             for done in flushes:
-                done()
+                self._outlet.after(done)
         return rows is not None or rejected
 
     def _take(self, reader: Reader, rows: pa.RecordBatch | Reference | None) -> bool:

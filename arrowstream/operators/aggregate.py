@@ -123,7 +123,9 @@ class MergeAggregate:
         return self._plan.final(pl.concat([keys, accumulators], how="horizontal"))
 
     def _first_row(self) -> Changes:
-        """A global aggregate has one row even of nothing."""
+        """A global aggregate has one row even of nothing; it is kept, so that it can be taken back."""
+        nothing = self._plan.accumulators.to_frame().clear(1)
+        self._main.put(self._main.upsert(nothing.select(self._keys)).slots, nothing)
         added = self._plan.final_of_nothing()
         return Changes(added.lazy(), added.clear().lazy() if self._weighted or self._emit_removed else None)
 

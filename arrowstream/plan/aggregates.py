@@ -108,8 +108,9 @@ class Decomposition:
         Raises BatchError, naming the expression, where a sum or product passes the type it is given out as.
         """
         if not frame.height:
-            # Polars 2.1 panics in `format` over no rows; besides, there is nothing to work out.
             return self.output.to_frame()
+        # Polars 2.1 panics in `format` over some frames whose chunks are empty.
+        frame = frame.rechunk()
         if self._guards:
             found = frame.select(guard.any().alias(text) for text, guard in self._guards.items())
             for text, over in found.row(0, named=True).items():

@@ -98,7 +98,7 @@ EXACT = [
     s.null_count(),
     xs.has_nulls(),
     (i // 7).sum(),
-    (i // 7).mean(),
+    (i % 1000).mean(),
     tiny.sum(),
     tiny.mean(),
     u.sum(),
@@ -237,6 +237,9 @@ class State:
 
 
 def one_shot(frame: pl.DataFrame, by: Sequence[pl.Expr], aggs: Sequence[pl.Expr]) -> pl.DataFrame:
+    if by and frame.is_empty():
+        # Polars 2.1 may panic in `format` over no rows.
+        return frame.lazy().group_by(by).agg(aggs).collect_schema().to_frame()
     return frame.group_by(by, maintain_order=True).agg(aggs) if by else frame.select(aggs)
 
 
@@ -389,6 +392,14 @@ def test_sums_do_not_wrap() -> None:
     unsigned = State(planned([k], [u.sum().alias("total")]))
     unsigned.process([frame_of([{"k": "x", "u": 2**63}, {"k": "x", "u": 2**62}])])
     assert unsigned.result()["total"].item() == 2**63 + 2**62
+
+
+def test_means_of_whole_numbers_are_exact() -> None:
+    """Polars adds up floats for a mean, and loses the -1 between two large values."""
+    state = State(planned([k], [i.mean().alias("mean")]))
+    state.process([frame_of([{"k": "x", "i": 2**62}, {"k": "x", "i": -1}, {"k": "x", "i": 2**62}])])
+    state.process([frame_of([{"k": "x", "i": -(2**63)}])])
+    assert state.result()["mean"].item() == -0.25
 
 
 def test_float_sums_are_compensated() -> None:

@@ -19,7 +19,7 @@ from arrowstream.clock import Clock, SystemClock
 from arrowstream.cluster.cluster import Cluster
 from arrowstream.cluster.driver import UnitDriver
 from arrowstream.connectors.sink import Committer, SupportsView
-from arrowstream.connectors.source import SupportsBounded, SupportsCheck
+from arrowstream.connectors.source import SupportsBounded
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import ArrowStreamError, ContextError, PlanError
 from arrowstream.plan.nodes import Output, SourceNode
@@ -46,6 +46,9 @@ log = logging.getLogger("arrowstream")
 
 WORKERS_VARIABLE = "ARROWSTREAM_WORKERS"
 """Environment variable with the number of workers where the program does not say (`arrowstream run --workers`)."""
+
+OPEN_SECONDS = 30.0
+"""How long start() waits for the sources to be open; one that takes longer goes on being opened."""
 
 contexts: weakref.WeakSet[StreamingContext] = weakref.WeakSet()
 """The contexts of this process that have been started and not stopped: for the command line."""
@@ -273,6 +276,10 @@ class StreamingContext:
         try:
             self._cluster.start()
             self._open(bounded)
+            for driver in self._drivers:
+                driver.wait_until_open(OPEN_SECONDS)
+            if failed := self._failed():
+                raise failed[0]
         except BaseException:
             self._state = "stopped"
             for driver in self._drivers:
@@ -286,12 +293,8 @@ class StreamingContext:
 
     def _check_sources(self, bounded: bool) -> None:
         for node in topological(self._outputs):
-            if isinstance(node, SourceNode):
-                if bounded and not isinstance(node.source, SupportsBounded):
-                    raise PlanError(f"source {node.name} never ends: use start() and stop() in place of run()")
-                source = node.source.bounded() if bounded and isinstance(node.source, SupportsBounded) else node.source
-                if isinstance(source, SupportsCheck):
-                    source.check()
+            if isinstance(node, SourceNode) and bounded and not isinstance(node.source, SupportsBounded):
+                raise PlanError(f"source {node.name} never ends: use start() and stop() in place of run()")
 
     def _open(self, bounded: bool) -> None:
         assert self._cluster is not None

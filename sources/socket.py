@@ -74,24 +74,20 @@ class SocketSource:
         bounded.reconnect = False
         return bounded
 
-    def check(self) -> None:
-        """Connect once, and close again. Raises `SourceError` where nothing listens."""
+    def _connect(self) -> socket.socket:
         try:
-            self._connect().close()
+            return socket.create_connection((self.host, self.port), timeout=_CONNECT_SECONDS)
         except ConnectionRefusedError as error:
-            raise SourceError(
+            raise ConnectionRefusedError(
                 f"nothing listens at {self.address} (connection refused): start the server first,"
                 f" e.g. `nc -lk {self.port}`"
             ) from error
         except socket.gaierror as error:
-            raise SourceError(
+            raise OSError(
                 f"the host of {self.address} is not known ({error.strerror}): is it spelled right?"
             ) from error
         except OSError as error:
-            raise SourceError(f"{self.address} cannot be reached: {error}") from error
-
-    def _connect(self) -> socket.socket:
-        return socket.create_connection((self.host, self.port), timeout=_CONNECT_SECONDS)
+            raise OSError(f"{self.address} cannot be reached: {error}") from error
 
     def __repr__(self) -> str:
         return f"SocketSource({self.address!r})"

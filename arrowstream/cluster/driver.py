@@ -20,7 +20,7 @@ from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, Wor
 from arrowstream.cluster.inbox import Inbox
 from arrowstream.connectors.sink import Committer, Receipt
 from arrowstream.errors import ArrowStreamError, BatchError, ClusterError, SinkError, SourceError
-from arrowstream.ids import WorkerId
+from arrowstream.ids import SourceId, WorkerId
 from arrowstream.operators.compile import compile_unit
 from arrowstream.plan.unit import Unit
 from arrowstream.receive.messages import (
@@ -119,6 +119,8 @@ class UnitDriver:
         self._sealing: dict[int, tuple[_Flush, set[WorkerId]]] = {}
         self._tokens = 0
         self._lost_rows = 0
+        self._unopened: set[tuple[SourceId, str]] = set()
+        self._opened = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"driver-{unit.id}", daemon=True)
 
@@ -129,9 +131,16 @@ class UnitDriver:
         """
         splits = [(source, split) for source, node in self.unit.sources for split in node.source.splits()]
         self._supervisor = ReceiverSupervisor(self.unit.id, splits, self._blocks.position, bounded=bounded)
+        self._unopened = set(splits)
+        if not splits:
+            self._opened.set()
         self._cluster.start_unit(self.unit, len(self._workers), self._inbox.put)
         self._send(self._supervisor.assign(self._workers))
         self._thread.start()
+
+    def wait_until_open(self, timeout: float) -> bool:
+        """Wait until every source is open for the first time, or one could not be opened (then `error` says why)."""
+        return self._opened.wait(timeout)
 
     def stop(self, *, drain: bool) -> None:
         """Ask it to stop; returns at once."""
@@ -167,6 +176,7 @@ class UnitDriver:
                 with contextlib.suppress(Exception):
                     close()
             self._ended.set()
+            self._opened.set()
             waiting = [flush for flush, _ in self._sealing.values()] + self._flushes
             waiting += [event for event in self._inbox.take_now() if isinstance(event, _Flush)]
             for flush in waiting:
@@ -222,10 +232,11 @@ class UnitDriver:
             case TaskFailed():
                 self._carry_out(self._scheduler.task_failed(event))
             case ReceiverStarted():
-                log.debug("%s reads %s", event.worker, self._names[event.source])
+                self._is_open(event.source, event.split)
             case ReceiverFailed():
                 self._receiver_failed(event)
             case ReceiverEnded():
+                self._is_open(event.source, event.split)
                 self._supervisor.ended(event.source, event.split, event.worker)
             case ReceiversSealed():
                 self._sealed(event.token, event.worker)
@@ -259,9 +270,14 @@ class UnitDriver:
             del self._sealing[token]
             self._flushes.append(flush)
 
+    def _is_open(self, source: SourceId, split: str) -> None:
+        self._unopened.discard((source, split))
+        if not self._unopened:
+            self._opened.set()
+
     def _receiver_failed(self, event: ReceiverFailed) -> None:
         name = self._names[event.source]
-        if event.fatal:
+        if event.fatal or (event.source, event.split) in self._unopened:
             raise SourceError(f"source {name}: {event.reason}")
         self._note(f"source {name}: {event.reason}; trying again")
 

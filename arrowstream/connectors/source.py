@@ -44,7 +44,8 @@ class Source(Protocol):
     def open(self, split: str, resume: Offset | None) -> Reader:
         """Start to read after the position `resume`, or from the beginning.
 
-        Raises `SourceError` where trying again is of no use; any `OSError` is tried again with back-off.
+        Raises `SourceError` where trying again is of no use. An `OSError` is tried again with back-off, but for the
+        very first time, when it makes `start()` fail: say in it what is wrong and what would help.
         """
 
 
@@ -108,11 +109,3 @@ class SupportsBounded(Protocol):
 
     def bounded(self) -> Source:
         """This source, but ending where it would otherwise wait for more."""
-
-
-@runtime_checkable
-class SupportsCheck(Protocol):
-    """A source that can look, when the context starts, whether it can be opened at all."""
-
-    def check(self) -> None:
-        """Raise `SourceError` with the cure where the host is not there, the path is wrong and the like."""

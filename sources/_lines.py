@@ -36,7 +36,7 @@ class LineBuffer:
     """
 
     def __init__(self, capacity: int = 4 << 20, longest: int = LONGEST_LINE) -> None:
-        self._capacity, self._longest = capacity, longest
+        self._capacity, self.longest = capacity, longest
         self._bytes = bytearray(capacity)
         self._end = 0  # bytes held
         self._whole = 0  # bytes of whole lines among them
@@ -61,8 +61,8 @@ class LineBuffer:
             self._pass_over()
             start = 0
         self._whole = max(self._whole, self._bytes.rfind(b"\n", start, self._end) + 1)
-        if self._end - self._whole > self._longest:
-            self._head = bytes(self._bytes[self._whole : self._whole + min(_KEPT, self._longest)])
+        if self._end - self._whole > self.longest:
+            self._head = bytes(self._bytes[self._whole : self._whole + min(_KEPT, self.longest)])
             self._dropped = self._end - self._whole
             self._end = self._whole
 
@@ -80,7 +80,7 @@ class LineBuffer:
         data = bytes(memoryview(self._bytes)[:octets])
         self._drop(octets)
         lengths = np.diff(ends, prepend=-1) - 1
-        if int(lengths.max()) <= self._longest:
+        if int(lengths.max()) <= self.longest:
             return Lines(data, len(ends), octets)
         return self._without_long(data, len(ends))
 
@@ -118,13 +118,11 @@ class LineBuffer:
 
     def _without_long(self, data: bytes, count: int) -> Lines:
         lines = data.removesuffix(b"\n").split(b"\n")
-        good = b"".join(line + b"\n" for line in lines if len(line) <= self._longest)
+        good = b"".join(line + b"\n" for line in lines if len(line) <= self.longest)
         refused = tuple(
-            (line[: min(_KEPT, self._longest)], self._too_long(len(line)))
-            for line in lines
-            if len(line) > self._longest
+            (line[: min(_KEPT, self.longest)], self._too_long(len(line))) for line in lines if len(line) > self.longest
         )
         return Lines(good, count, len(data), refused)
 
     def _too_long(self, octets: int) -> str:
-        return f"the line is {octets} bytes long, and {self._longest} are allowed; this is its beginning"
+        return f"the line is {octets} bytes long, and {self.longest} are allowed; this is its beginning"

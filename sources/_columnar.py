@@ -1,0 +1,135 @@
+"""Parquet and Arrow IPC files: their footers, and frames over ranges of their rows."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arrowstream.errors import SourceError
+
+_MAGIC = {"parquet": b"PAR1", "ipc": b"ARROW1"}
+
+
+class Unfinished(Exception):
+    """The file has no footer yet: it is being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What a columnar file says of itself.
+
+    ends    where each row group ends, in rows
+    nbytes  the size of the rows
+    """
+
+    schema: pl.Schema
+    ends: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def cut(self, first: int, most: int) -> int:
+        """Where to stop after at most `most` rows from `first`: at the end of a row group, if one is near enough."""
+        place = bisect_right(self.ends, first + most)
+        if place and self.ends[place - 1] > first:
+            return self.ends[place - 1]
+        return first + most
+
+    def nbytes_of(self, count: int) -> int:
+        return self.nbytes * count // max(self.num_rows, 1)
+
+
+def read_footer(path: str, format: str) -> Footer:
+    """The footer of a file. Raises `Unfinished`, `FileNotFoundError`, or `SourceError` for what is no such file."""
+    magic = _MAGIC[format]
+    with open(path, "rb") as file:
+        head = file.read(len(magic))
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(size - len(magic), 0))
+        tail = file.read()
+    if not magic.startswith(head):
+        raise SourceError(f"{path} is no {_NAMES[format]} file: it begins with {head!r}")
+    if tail != magic or size <= 2 * len(magic):
+        raise Unfinished(f"{path} has no footer: it is still being written, or was cut off")
+    try:
+        schema = scan_file(path, format).collect_schema()
+        if format == "parquet":
+            metadata = pq.read_metadata(path)
+            groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+            ends = tuple(accumulate(group.num_rows for group in groups))
+            return Footer(schema, ends, sum(group.total_byte_size for group in groups))
+        with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
+            return Footer(schema, (reader.count_rows(),), size)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        raise SourceError(f"{path} is damaged: {error}") from error
+
+
+def scan_file(path: str, format: str) -> pl.LazyFrame:
+    """All rows of a file, as it has them."""
+    if format == "parquet":
+        return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+    return pl.scan_ipc(path, glob=False, hive_partitioning=False)
+
+
+def conform(path: str, found: pl.Schema, wanted: pl.Schema) -> list[pl.Expr]:
+    """The columns of `wanted` out of a file that has `found`, by name; a column of the file that is not wanted is
+    left out.
+
+    Raises `SourceError` for a column that is missing, or has a type from which not every value can be kept.
+    """
+    columns = []
+    for name, dtype in wanted.items():
+        if name not in found:
+            raise SourceError(f"{path} has no column {name!r}; it has: {', '.join(found)}")
+        if not lossless(found[name], dtype):
+            raise SourceError(f"column {name!r} is {found[name]} in {path}, and {dtype} in the stream")
+        column = pl.col(name)
+        columns.append(column if found[name] == dtype else column.cast(dtype))
+    return columns
+
+
+def lossless(found: pl.DataType, wanted: pl.DataType) -> bool:
+    """Does `wanted` hold every value of `found`?"""
+    if found == wanted or found == pl.Null:
+        return True
+    if isinstance(found, pl.List) and isinstance(wanted, pl.List):
+        return lossless(_dtype(found.inner), _dtype(wanted.inner))
+    if isinstance(found, pl.Decimal) and isinstance(wanted, pl.Decimal):
+        whole = (wanted.precision or 38) - wanted.scale - ((found.precision or 38) - found.scale)
+        return wanted.scale >= found.scale and whole >= 0
+    if found.is_integer() and wanted.is_integer():
+        return _range(wanted)[0] <= _range(found)[0] and _range(found)[1] <= _range(wanted)[1]
+    if found.is_integer() and wanted.is_float():
+        return _range(found)[1] <= (1 << (53 if wanted == pl.Float64 else 24))
+    if found == pl.Float32 and wanted == pl.Float64:
+        return True
+    if isinstance(found, pl.Datetime) and isinstance(wanted, pl.Datetime):
+        units = ("ms", "us", "ns")
+        return found.time_zone == wanted.time_zone and units.index(found.time_unit) <= units.index(wanted.time_unit)
+    if found == pl.Date and isinstance(wanted, pl.Datetime):
+        return wanted.time_zone is None
+    return wanted == pl.String and isinstance(found, pl.Categorical | pl.Enum)
+
+
+_NAMES = {"parquet": "Parquet", "ipc": "Arrow IPC"}
+
+
+def _range(dtype: pl.DataType) -> tuple[int, int]:
+    """The least and greatest value of an integer type."""
+    text = str(dtype)
+    bits = int(text.removeprefix("U").removeprefix("Int"))
+    return (0, (1 << bits) - 1) if text.startswith("U") else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+
+
+def _dtype(dtype: object) -> pl.DataType:
+    return dtype() if isinstance(dtype, type) else dtype  # type: ignore[return-value]

@@ -1,0 +1,377 @@
+"""Files of a directory as a stream: Parquet, Arrow IPC, NDJSON, CSV and text, each file as it appears."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from arrowstream.connectors.formats.format import Format, make_rejects
+from arrowstream.connectors.formats.make import make_format
+from arrowstream.connectors.formats.schema import SchemaLike, polars_schema
+from arrowstream.connectors.source import EndOfStream, Offset, Reference
+from arrowstream.errors import PlanError, SourceError
+from arrowstream.sources._columnar import Footer, Unfinished, conform, read_footer, scan_file
+from arrowstream.sources._filelog import FileLog, parts_between
+from arrowstream.sources._linefile import COMPRESSIONS, LineFile
+from arrowstream.sources._lines import LONGEST_LINE
+from arrowstream.sources._listing import Entry, Listing
+
+_SUFFIXES = {
+    ".parquet": "parquet",
+    ".arrow": "ipc",
+    ".ipc": "ipc",
+    ".feather": "ipc",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "ndjson",
+    ".csv": "csv",
+    ".txt": "text",
+    ".log": "text",
+}
+_COLUMNAR = ("parquet", "ipc")
+_REPORT_SECONDS = 60.0  # after which a file without a footer is named in the log
+
+_log = logging.getLogger(__name__)
+
+
+class FileSource:
+    """Rows of the files that are in a directory, and of those that come to it.
+
+    path               a directory, a file, or a glob ("in/*.parquet", "in/**/*.csv")
+    format             "parquet", "ipc", "ndjson", "csv" or "text"; unless given, by the ending of `path`
+    schema             names and types; unless given, that of the oldest file there is now: as the file has it
+                       (Parquet, IPC), or as Polars guesses from its first 1000 lines (NDJSON, CSV), so give it
+                       where later files may differ
+    watch              go on with files that appear; False ends the stream after those there are at the opening
+    poll_interval      how often to look for new files
+    max_rows_per_poll  the most rows that one poll gives
+    splits             how many readers share the files, each those of its part of the names
+    remember           how many names of acknowledged files a position keeps
+    longest_line       bytes; a longer line goes to the rejects, cut off
+
+    and the options of the format, such as `delimiter` and `header`. NDJSON, CSV and text may be compressed (`.gz`,
+    `.zst`). Hidden files (`_...`, `.../.x`) and empty ones are left alone. A file must not change once it is there:
+    write it under a hidden name and rename it.
+
+    Replayable. Files are read oldest first, by modification time and then name; one that appears later is read
+    later, whatever its time. The position names the files in the order in which they were read.
+    """
+
+    replayable = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        schema: SchemaLike | None = None,
+        *,
+        watch: bool = True,
+        poll_interval: str | timedelta = "1s",
+        max_rows_per_poll: int = 1_000_000,
+        splits: int = 1,
+        remember: int = 1000,
+        longest_line: int = LONGEST_LINE,
+        **options: Any,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.format = format or _format_of(self.path)
+        for name, value in {"max_rows_per_poll": max_rows_per_poll, "splits": splits, "remember": remember}.items():
+            if value < 1:
+                raise PlanError(f"{name}={value} is below 1")
+        self.listing = Listing.of(self.path, splits)
+        self.watch, self.poll_interval = watch, _seconds(poll_interval)
+        self.max_rows_per_poll, self.remember, self.longest_line = max_rows_per_poll, remember, longest_line
+        if self.format in _COLUMNAR:
+            if options:
+                raise PlanError(f"format {self.format!r} has no option {next(iter(options))!r}; it has none")
+            self.lines: Format | None = None
+            self.frame_schema = polars_schema(schema) if schema is not None else self._schema_of_first_file()
+        else:
+            if schema is None and self.format in ("ndjson", "json", "csv"):
+                schema = self._guess_schema(options)
+            self.lines = make_format(self.format, schema, **options)
+            self.frame_schema = polars_schema(self.lines.schema)
+        self.schema: pa.Schema = self.frame_schema.to_arrow()
+
+    def splits(self) -> Sequence[str]:
+        return [f"files-{split}" for split in range(self.listing.splits)]
+
+    def open(self, split: str, resume: Offset | None) -> FileReader:
+        return FileReader(self, int(split.removeprefix("files-")), FileLog.at_offset(resume))
+
+    def bounded(self) -> FileSource:
+        """This source, ending after the files that are there when it is opened."""
+        bounded = copy.copy(self)
+        bounded.watch = False
+        return bounded
+
+    def check(self) -> None:
+        """Raises `SourceError` where the directory is not there or cannot be read."""
+        try:
+            os.listdir(self.listing.root)
+        except OSError as error:
+            raise SourceError(f"the directory {self.listing.root} cannot be read: {error.strerror}") from error
+
+    def scan(self, split: str, start: Offset | None, stop: Offset) -> pl.LazyFrame:
+        """Parquet and IPC are scanned lazily; lines are decoded now, without those that are no rows."""
+        frames = []
+        for part in parts_between(start, stop):
+            path = self.listing.path(part.name)
+            try:
+                frames.append(self._scan_part(path, part.first, part.last))
+            except (FileNotFoundError, Unfinished) as error:
+                raise SourceError(f"{path} was there when the stream read it, and is gone: {error}") from error
+        return pl.concat(frames) if frames else pl.LazyFrame(schema=self.frame_schema)
+
+    def _scan_part(self, path: str, first: int, last: int) -> pl.LazyFrame:
+        if self.lines is not None:
+            file = LineFile(path, self.lines, first, last, self.longest_line)
+            with contextlib.closing(file):
+                batches = []
+                while (lines := file.take()).count:
+                    batches.append(file.format.decode(lines.data).rows)
+            return pl.DataFrame(pa.Table.from_batches(batches, self.schema)).lazy()
+        footer = read_footer(path, self.format)
+        if footer.num_rows < last:
+            raise SourceError(f"{path} has shrunk: it has {footer.num_rows} rows, and {last} were read of it")
+        frame = scan_file(path, self.format)
+        if (first, last) != (0, footer.num_rows):  # a slice keeps filters from the file
+            frame = frame.slice(first, last - first)
+        return frame.select(conform(path, footer.schema, self.frame_schema))
+
+    def _schema_of_first_file(self) -> pl.Schema:
+        for path in self._paths_now():
+            with contextlib.suppress(Unfinished, FileNotFoundError):
+                return read_footer(path, self.format).schema
+        raise self._no_file()
+
+    def _guess_schema(self, options: dict[str, Any]) -> SchemaLike:
+        for path in self._paths_now():
+            file = LineFile(path, make_format("text"), 0, None, self.longest_line)
+            with contextlib.closing(file):
+                data = file.take(max_lines=1001).data
+            if not data.strip():
+                continue
+            try:
+                if self.format == "csv":
+                    return pl.read_csv(
+                        data,
+                        has_header=options.get("header", False),
+                        separator=options.get("delimiter", ","),
+                        quote_char=options.get("quote", '"') or None,
+                        null_values=list(options.get("null_values", ("",))),
+                        infer_schema_length=None,
+                        try_parse_dates=True,
+                    ).schema
+                return pl.read_ndjson(data, infer_schema_length=None).schema
+            except pl.exceptions.PolarsError as error:
+                raise PlanError(f"the schema cannot be guessed from {path} ({error}): give schema=") from error
+        raise self._no_file()
+
+    def _paths_now(self) -> list[str]:
+        splits = range(self.listing.splits)
+        entries = sorted(entry for split in splits for entry in self.listing.entries(split) if entry.size)
+        return [self.listing.path(entry.name) for entry in entries]
+
+    def _no_file(self) -> PlanError:
+        return PlanError(
+            f"there is no file at {self.path!r} yet to take the schema from: give the columns and their types,"
+            " e.g. schema={'user': pl.String, 'amount': pl.Float64}"
+        )
+
+    def __repr__(self) -> str:
+        return f"FileSource({self.path!r}, {self.format!r})"
+
+
+class FileReader:
+    """The files of one split, one after the other.
+
+    `acknowledge` may come from any thread, and so may `close`, which ends a `poll` that waits with `EndOfStream`.
+    """
+
+    def __init__(self, source: FileSource, split: int, log: FileLog) -> None:
+        self._source, self._split, self._log = source, split, log
+        self._waiting: list[Entry] = []
+        self._footer: Footer | None = None
+        self._file: LineFile | None = None
+        self._refused: list[pa.RecordBatch] = []
+        self._unfinished: dict[str, float] = {}  # since when; infinite once it is reported
+        self._acknowledged: Offset | None = None
+        self._polling = threading.Lock()
+        self._closed = threading.Event()
+        self._look()
+
+    def poll(self, timeout: float) -> pa.RecordBatch | Reference | None:
+        deadline = time.monotonic() + timeout
+        with self._polling:
+            while not self._closed.is_set():
+                found = self._read_lines() if self._source.lines is not None else self._refer()
+                if found is not None or self._refused:
+                    return found
+                if not self._source.watch:
+                    break
+                now = time.monotonic()
+                if now >= self._next_look:
+                    self._look()
+                elif now >= deadline:
+                    return None
+                else:
+                    self._closed.wait(min(deadline, self._next_look) - now)
+        raise EndOfStream
+
+    def position(self) -> Offset:
+        return self._log.offset()
+
+    def rejects(self) -> pa.RecordBatch | None:
+        refused, self._refused = self._refused, []
+        return pa.concat_batches(refused) if refused else None
+
+    def acknowledge(self, offset: Offset) -> None:
+        self._acknowledged = offset
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._polling:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _look(self) -> None:
+        """See which files have come, and let go of names that are no longer needed."""
+        entries = self._source.listing.entries(self._split)
+        self._check_unchanged(entries)
+        self._waiting = [entry for entry in self._log.new(entries) if entry.size]
+        if (acknowledged := self._acknowledged) is not None:
+            self._acknowledged = None
+            self._log.forget(acknowledged, self._source.remember, entries, self._waiting)
+        self._next_look = time.monotonic() + self._source.poll_interval
+
+    def _check_unchanged(self, entries: list[Entry]) -> None:
+        """A file of lines that grew after it was read has rows that nobody would see."""
+        if self._source.lines is None:
+            return
+        sizes = {entry.name: entry.size for entry in entries}
+        for name, end in self._log.done:
+            if os.path.splitext(name)[1] not in COMPRESSIONS and sizes.get(name, end) != end:
+                raise SourceError(
+                    f"{self._source.listing.path(name)} has changed after it was read: {end} bytes then,"
+                    f" {sizes[name]} now; write files under a hidden name and rename them when they are whole"
+                )
+
+    def _refer(self) -> Reference | None:
+        """Rows of as many files as make up one poll."""
+        rows = nbytes = 0
+        while rows < self._source.max_rows_per_poll and (footer := self._open_footer()) is not None:
+            stop = min(footer.cut(self._log.at, self._source.max_rows_per_poll - rows), footer.num_rows)
+            rows, nbytes = rows + stop - self._log.at, nbytes + footer.nbytes_of(stop - self._log.at)
+            self._log.at = stop
+            if stop == footer.num_rows:
+                self._log.finish(stop)
+                self._footer = None
+        return Reference(rows, nbytes) if rows else None
+
+    def _open_footer(self) -> Footer | None:
+        """The footer of the file at hand, else of the next one; None where there is none that can be read yet."""
+        if self._footer is None and self._log.name is not None:  # resumed within a file
+            path = self._source.listing.path(self._log.name)
+            try:
+                self._footer = self._read_footer(path)
+            except (FileNotFoundError, Unfinished) as error:
+                raise SourceError(f"{path} was read in part, and cannot be read on: {error}") from error
+            if self._footer.num_rows < self._log.at:
+                raise SourceError(f"{path} has shrunk: {self._footer.num_rows} rows, and {self._log.at} were read")
+        while self._footer is None and self._waiting:
+            entry = self._waiting.pop(0)
+            path = self._source.listing.path(entry.name)
+            try:
+                self._footer = self._read_footer(path)
+            except FileNotFoundError:
+                continue  # gone before a row of it was read
+            except Unfinished as error:
+                self._wait_for(entry.name, error)
+                continue
+            self._unfinished.pop(entry.name, None)
+            self._log.name, self._log.at = entry.name, 0
+        return self._footer
+
+    def _read_footer(self, path: str) -> Footer:
+        footer = read_footer(path, self._source.format)
+        conform(path, footer.schema, self._source.frame_schema)
+        return footer
+
+    def _wait_for(self, name: str, error: Unfinished) -> None:
+        """A file without a footer is tried again at every look, and named in the log after a while."""
+        if not self._source.watch:
+            raise SourceError(str(error)) from error
+        now = time.monotonic()
+        if now - self._unfinished.setdefault(name, now) > _REPORT_SECONDS:
+            self._unfinished[name] = float("inf")
+            _log.warning("%s, for %d seconds now; the stream goes on without it", error, _REPORT_SECONDS)
+
+    def _read_lines(self) -> pa.RecordBatch | None:
+        """Rows of the next lines; None where there are none, or none of them is a row."""
+        while (file := self._open_lines()) is not None:
+            lines = file.take(self._source.max_rows_per_poll)
+            self._log.at = file.at
+            if not lines.count:
+                self._log.finish(file.at)
+                file.close()
+                self._file = None
+                continue
+            decoded = file.format.decode(lines.data)
+            for refused in (decoded.rejects, make_rejects(lines.refused)):
+                if refused is not None:
+                    self._refused.append(refused)
+            if decoded.rows.num_rows or self._refused:
+                return decoded.rows if decoded.rows.num_rows else None
+        return None
+
+    def _open_lines(self) -> LineFile | None:
+        source = self._source
+        assert source.lines is not None
+        if self._file is None and self._log.name is not None:  # resumed within a file
+            path = source.listing.path(self._log.name)
+            try:
+                self._file = LineFile(path, source.lines, self._log.at, None, source.longest_line)
+            except FileNotFoundError as error:
+                raise SourceError(f"{path} was read in part, and is gone") from error
+        while self._file is None and self._waiting:
+            entry = self._waiting.pop(0)
+            with contextlib.suppress(FileNotFoundError):  # gone before a row of it was read
+                self._file = LineFile(source.listing.path(entry.name), source.lines, 0, None, source.longest_line)
+                self._log.name, self._log.at = entry.name, self._file.at
+        return self._file
+
+
+def _format_of(path: str) -> str:
+    stem, suffix = os.path.splitext(path)
+    if suffix in COMPRESSIONS:
+        suffix = os.path.splitext(stem)[1]
+    if suffix not in _SUFFIXES:
+        known = ", ".join(dict.fromkeys(_SUFFIXES.values()))
+        raise PlanError(f"what format the files at {path!r} have cannot be seen: give format=, one of {known}")
+    return _SUFFIXES[suffix]
+
+
+def _seconds(interval: str | timedelta) -> float:
+    """A duration as users write it, in seconds."""
+    if isinstance(interval, timedelta):
+        seconds = interval.total_seconds()
+    else:
+        try:
+            seconds = pl.select(pl.lit(0).cast(pl.Datetime("us")).dt.offset_by(interval).cast(pl.Int64)).item() / 1e6
+        except pl.exceptions.PolarsError as error:
+            raise PlanError(f"{interval!r} is no duration, such as '1s' or '200ms'") from error
+    if seconds <= 0:
+        raise PlanError(f"a duration above zero is needed, and this is {interval!r}")
+    return float(seconds)

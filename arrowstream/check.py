@@ -19,7 +19,7 @@ from arrowstream.ids import BlockId
 from arrowstream.operators.changes import Changes, to_arrow
 from arrowstream.operators.compile import compile_unit
 from arrowstream.plan.nodes import Node, Output, SourceNode
-from arrowstream.plan.unit import topological, units
+from arrowstream.plan.unit import Unit, topological, units
 from arrowstream.schedule.messages import TaskBlock, TaskId
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.task import run_task
@@ -57,27 +57,33 @@ def run_pieces(node: Node, pieces: Sequence[Mapping[str, pl.DataFrame]]) -> pl.D
     partition = Partition(0, 1, program, unit)
     taken = [Changes(node.schema.to_frame().lazy())]
     for batch, piece in enumerate(pieces):
-        tables: dict[BlockId, pa.Table] = {}
-        blocks: list[TaskBlock] = []
-        for source, at in unit.sources:
-            block = BlockId(f"{source}/{batch}")
-            tables[block] = to_arrow(piece[at.name])
-            info = BlockInfo(block, source, "", batch, None, None, piece[at.name].height, 0, 0.0)
-            blocks.append(TaskBlock(len(blocks), info, []))
-        parts: dict[tuple[int, str], pl.DataFrame] = {}
-        for stage in range(program.stages):
-            task = TaskId(unit.id, batch, 0, stage, 0)
-            result = run_task(
-                partition,
-                task,
-                blocks if stage == 0 else [],
-                lambda block: tables[block.info.id],
-                lambda step, name: [parts[step, name]],
-            )
-            parts |= {(step, name): frame for (step, name, _), frame in result.parts.items()}
-            taken += [_changes(each) for receipt in result.receipts.values() for each in receipt.changes]
+        taken += _run_batch(unit, partition, batch, piece)
         partition.commit(batch)
     return live_rows(taken, node.kind)
+
+
+def _run_batch(unit: Unit, partition: Partition, batch: int, piece: Mapping[str, pl.DataFrame]) -> list[Changes]:
+    """One batch through all stages of the only partition; what it gives."""
+    tables: dict[BlockId, pa.Table] = {}
+    blocks: list[TaskBlock] = []
+    for source, at in unit.sources:
+        block = BlockId(f"{source}/{batch}")
+        tables[block] = to_arrow(piece[at.name])
+        info = BlockInfo(block, source, "", batch, None, None, piece[at.name].height, 0, 0.0)
+        blocks.append(TaskBlock(len(blocks), info, []))
+    parts: dict[tuple[int, str], pl.DataFrame] = {}
+    changes: list[Changes] = []
+    for stage in range(partition.program.stages):
+        result = run_task(
+            partition,
+            TaskId(unit.id, batch, 0, stage, 0),
+            blocks if stage == 0 else [],
+            lambda block: tables[block.info.id],
+            lambda step, name: [parts[step, name]],
+        )
+        parts |= {(step, name): frame for (step, name, _), frame in result.parts.items()}
+        changes += [_changes(each) for receipt in result.receipts.values() for each in receipt.changes]
+    return changes
 
 
 def _changes(batch: ChangeBatch) -> Changes:

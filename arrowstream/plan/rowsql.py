@@ -12,10 +12,11 @@ from arrowstream.errors import NotRowLocalError, PlanError
 if TYPE_CHECKING:
     from sqlglot import expressions as sg
 
-_CHANGING = frozenset(
-    "random rand uuid gen_random_uuid uuidv4 uuidv7 now current_timestamp current_date current_time today "
-    "get_current_timestamp transaction_timestamp localtimestamp localtime nextval currval txid_current setseed".split()
-)
+_CHANGING = """
+    random rand setseed uuid gen_random_uuid uuidv4 uuidv7 nextval currval txid_current
+    now today current_timestamp current_date current_time get_current_timestamp transaction_timestamp
+    localtimestamp localtime
+"""
 
 
 def check_row_sql(statement: str) -> None:
@@ -79,7 +80,7 @@ def _check(node: sg.Expr) -> None:
         refuse(f"the subquery {text}", "join the frames instead")
     if isinstance(node, exp.Func):
         name = (node.name if isinstance(node, exp.Anonymous) else node.sql_name()).lower()
-        if name in _CHANGING:
+        if name in _CHANGING.split():
             raise NotRowLocalError(
                 f"frame.sql: {text} gives another value each time, so a batch run again would differ; "
                 "put the value into the rows at the source"

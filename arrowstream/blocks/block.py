@@ -21,7 +21,7 @@ BlockKind = Literal["rows", "rejects"]
 class BlockInfo(msgspec.Struct, frozen=True):
     """What the block master knows of a block.
 
-    `position` counts the blocks of its split and kind, from 0; rows leave in this order. `nbytes` is what it
+    `position` counts the blocks of its split, of either kind, from 0; rows leave in this order. `nbytes` is what it
     takes in memory, `created` the clock when its first row came. `held` says whether the rows are in a block
     store; where not, they are scanned from the source. `replayable` says that they could be.
     """

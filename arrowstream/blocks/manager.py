@@ -76,7 +76,8 @@ class BlockManager:
         """Take in a receiver's block. Does not wait, neither for room nor for copies."""
         info = block.info
         copies = self._replication if info.held and not info.replayable else 1
-        pending = _Pending(info, [self._worker] if info.held else [], copies - 1)
+        # Of a block that stays in its source this worker holds no rows, but is told when it is worked off.
+        pending = _Pending(info, [self._worker], copies - 1)
         with self._room:
             self._backlog[info.id] = info.nbytes
             self._backlog_bytes += info.nbytes

@@ -60,7 +60,7 @@ class BlockMaster:
         return self._splits.get((source, split), SplitPosition())
 
     def workers(self, block: BlockId) -> Sequence[WorkerId]:
-        """Who holds the rows of a block, in a fixed order."""
+        """Who holds a block (or, where it stays in its source, has made it), in a fixed order."""
         return sorted(self._blocks[block].workers)
 
     @property

@@ -9,7 +9,8 @@ from arrowstream.ids import BlockId, UnitId, WorkerId
 
 
 class BlockAdded(msgspec.Struct, frozen=True, tag=True):
-    """A block has been sealed by a receiver and is as safe as it is going to be: `workers` hold it."""
+    """A block has been sealed by a receiver and is as safe as it is going to be: `workers` hold it, the first of them
+    made it."""
 
     unit: UnitId
     info: BlockInfo

@@ -18,6 +18,10 @@ class BlockNotFoundError(ArrowStreamError):
     """A block is not in this store (any more)."""
 
 
+class SpillError(ArrowStreamError):
+    """A block cannot be written to the folder for spilled blocks."""
+
+
 class BlockStore:
     """Tables by block id; any thread may call.
 
@@ -37,7 +41,7 @@ class BlockStore:
         """Blocks that had to go to disk since the start."""
 
     def put(self, block_id: BlockId, table: pa.Table) -> None:
-        """Keep a table under this id; one that is there already stays."""
+        """Keep a table under this id; one that is there already stays. Raises `SpillError`."""
         with self._lock:
             if block_id in self._memory or block_id in self._disk:
                 return
@@ -90,10 +94,14 @@ class BlockStore:
                 self._directory = None
 
     def _spill(self, block_id: BlockId, table: pa.Table) -> None:
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="arrowstream-spill-", dir=self._spill_parent))
-        path = self._directory / f"{self.spilled:08d}.arrow"
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+        try:
+            if self._directory is None:
+                self._directory = Path(tempfile.mkdtemp(prefix="arrowstream-spill-", dir=self._spill_parent))
+            path = self._directory / f"{self.spilled:08d}.arrow"
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table)
+        except OSError as error:  # not to be taken for a broken connection, which is tried again
+            where = self._directory or self._spill_parent or tempfile.gettempdir()
+            raise SpillError(f"a block of {table.nbytes:,} bytes cannot be spilled to {where}: {error}") from error
         self.spilled += 1
         self._disk[block_id] = path

@@ -61,8 +61,13 @@ class LocalCluster:
             if self._workers:
                 return
             starting = [self._spawn() for _ in range(self._settings.cluster.workers)]
-            for process in starting:
-                self._join(process)
+            try:
+                for process in starting:
+                    self._join(process)
+            except BaseException:
+                for process in starting:
+                    process.close()
+                raise
             self._tell_peers()
 
     @property
@@ -224,10 +229,17 @@ class _Process:
         self._client = flight.FlightClient(self.location)
 
     def act(self, action: str, body: bytes) -> None:
-        """A short call; one to a process that is gone does nothing, its loss is heard elsewhere."""
+        """A short call; one to a process that is gone does nothing, its loss is heard elsewhere.
+
+        Raises `ClusterError` for a call that the worker could not carry out.
+        """
         assert self._client is not None
-        with contextlib.suppress(flight.FlightUnavailableError, flight.FlightCancelledError):
+        try:
             list(self._client.do_action(flight.Action(action, body), call_options(self._token, START_SECONDS)))
+        except (flight.FlightUnavailableError, flight.FlightCancelledError):
+            pass
+        except pa.ArrowException as error:
+            raise ClusterError(f"worker {self.worker} could not do {action!r}: {error}") from error
 
     def events(self) -> Iterator[bytes]:
         """Its events as they come, in pieces; ends with an Arrow error when it dies."""

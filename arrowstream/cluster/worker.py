@@ -164,8 +164,9 @@ def main() -> None:
     server = WorkerServer(config)
     sys.stdout.write(f"{server.port}\n")
     sys.stdout.flush()
-    # What the user's functions print on a worker is seen where the driver's errors are.
+    # What the user's functions print on a worker is seen where the driver's errors are, and line by line.
     os.dup2(2, 1)
+    sys.stdout = sys.stderr
     sys.stdin.read()
     server.close()
     # A thread in a native call must not keep the process: the driver is gone or has said all is done.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -49,7 +50,8 @@ class Receiver:
 
     New -> (`start`) -> Reading <-> Broken (back-off) -> Ended. All that was read is in blocks, and the blocks are
     known to the outlet, before `Listener.ended`. A broken connection (`OSError`) is opened again from the last
-    position, after 0.1 s, doubling up to 10 s; what a source raises as its own error is final.
+    position: at once where it has given something, else after 0.1 s, doubling up to 10 s; what a source raises as
+    its own error is final.
     """
 
     def __init__(
@@ -97,9 +99,10 @@ class Receiver:
         self._outlet.after(done)
 
     def acknowledge(self, offset: Offset) -> None:
-        """Tell the source that all up to `offset` is safe."""
+        """Tell the source that all up to `offset` is safe; a connection that is broken is not told."""
         if (reader := self._reader) is not None:
-            reader.acknowledge(offset)
+            with contextlib.suppress(OSError):
+                reader.acknowledge(offset)
 
     def _run(self) -> None:
         try:
@@ -110,13 +113,19 @@ class Receiver:
         except Exception as error:  # a connector's bug must end the run with its name, not hang it
             self._listener.failed(f"{type(error).__name__} in {type(self._source).__name__}: {error}", fatal=True)
         finally:
-            with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            try:
                 self._put(self._generator.seal())
-                flushes, self._flushes = self._flushes, []
-                self._ended = True
-            for done in flushes:
-                self._outlet.after(done)
-            self._outlet.after(self._listener.ended)
+            except ArrowStreamError as error:
+                self._listener.failed(str(error), fatal=True)
+            flushes, self._flushes = self._flushes, []
+            self._ended = True
+        for done in flushes:
+            self._outlet.after(done)
+        self._outlet.after(self._listener.ended)
 
     def _read_with_backoff(self) -> bool:
         """Read until the connection breaks after it gave something (True), or the split ends (False)."""

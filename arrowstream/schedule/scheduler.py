@@ -200,7 +200,7 @@ class BatchScheduler:
         parts: list[list[TaskBlock]] = [[] for _ in self.placement]
         load = [0] * len(parts)
         for ordinal, info in enumerate(batch.blocks):
-            holders = list(self._blocks.workers(info.id))
+            holders = list(self._blocks.workers(info.id)) if info.held else []
             near = [p for p, worker in enumerate(self.placement) if worker in holders] or range(len(parts))
             chosen = min(near, key=lambda p: (load[p], p))
             load[chosen] += info.nbytes

@@ -81,7 +81,7 @@ def _run_batch(unit: Unit, partition: Partition, batch: int, piece: Mapping[str,
             lambda block: tables[block.info.id],
             lambda step, name: [parts[step, name]],
         )
-        parts |= {(step, name): frame for (step, name, _), frame in result.parts.items()}
+        parts.update({(step, name): frame for (step, name, _), frame in result.parts.items()})
         changes += [_changes(each) for receipt in result.receipts.values() for each in receipt.changes]
     return changes
 

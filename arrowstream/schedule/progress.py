@@ -6,10 +6,31 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import polars as pl
+
 from arrowstream.ids import UnitId
 
 KEPT_REPORTS = 1000
 """Reports kept per context: a few minutes at the usual intervals, and small."""
+
+
+_COLUMNS = {
+    "unit": pl.String,
+    "batch": pl.Int64,
+    "time": pl.Float64,
+    "rows_in": pl.Int64,
+    "dead_letters": pl.Int64,
+    "rows_out": pl.Int64,
+    "seconds": pl.Float64,
+    "run_seconds": pl.Float64,
+    "lag": pl.Float64,
+    "waiting_rows": pl.Int64,
+    "waiting_bytes": pl.Int64,
+    "state_rows": pl.Int64,
+    "state_bytes": pl.Int64,
+    "attempts": pl.Int64,
+    "lost_rows": pl.Int64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +86,14 @@ class Progress:
     def last(self) -> BatchReport | None:
         """The newest batch."""
         return self.reports[-1] if self.reports else None
+
+    def to_frame(self) -> pl.DataFrame:
+        """The reports as a table, a row per batch, to look at or to plot; `rows_out` is summed over outputs."""
+        rows = [
+            {name: getattr(report, name) for name in _COLUMNS} | {"rows_out": sum(report.rows_out.values())}
+            for report in list(self.reports)
+        ]
+        return pl.DataFrame(rows, schema=_COLUMNS)
 
     def __iter__(self) -> Iterator[BatchReport]:
         return iter(list(self.reports))

@@ -29,9 +29,7 @@ GRACE_SECONDS = 5.0
 
 
 def _threads() -> set[threading.Thread]:
-    return {
-        thread for thread in threading.enumerate() if not thread.daemon or thread.name.startswith(OURS)
-    }
+    return {thread for thread in threading.enumerate() if not thread.daemon or thread.name.startswith(OURS)}
 
 
 def _children() -> set[psutil.Process]:

@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
-from arrowstream.plan.expressions import expand
+from arrowstream.plan.expressions import expand, parse
 from arrowstream.plan.nodes import Aggregate, Node, Rows, Step, Union
+from arrowstream.plan.rowlocal import Height, height
 
 _DROP_ROWS = frozenset({"filter", "remove", "drop_nulls", "drop_nans"})
 _KEEP_COLUMNS = frozenset({"cast", "fill_null", "fill_nan"})
@@ -36,10 +37,20 @@ def through(step: Step, before: pl.Schema, kind: ChangeKind) -> Passage:
         return Passage(kind, True)
     if step.method in _DROP_ROWS:
         return Passage(kind, True)
+    if _multiplies(step, before):
+        return Passage(Retract(), True)
     renamed = _renamed(step, before)
     if all(key in renamed for key in kind.keys):
         return Passage(Upsert(tuple(renamed[key] for key in kind.keys)), False)
     return Passage(Retract(), True)
+
+
+def _multiplies(step: Step, before: pl.Schema) -> bool:
+    """Whether one row may become several, so that a key, or the one row there is, no longer names a row."""
+    if step.method in ("select", "select_seq"):
+        trees = [parse(expr) for _, expr in expand(before, *step.args, **step.kwargs)]
+        return any(height(step.method, tree, before) is Height.CHANGED for tree in trees)
+    return step.method in ("explode", "unpivot")
 
 
 def _renamed(step: Step, before: pl.Schema) -> dict[str, str]:

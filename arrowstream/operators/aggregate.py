@@ -97,9 +97,12 @@ class MergeAggregate:
         change = (new > 0).cast(pl.Int64) - (old > 0).cast(pl.Int64)
         if not self._keys:
             return touched.with_columns(pl.lit(change.sum(), pl.Int64).alias(name))
-        counts = pairs.select(self._keys).with_columns(change.alias(name)).group_by(self._keys).agg(pl.col(name).sum())
-        joined = touched.drop(name).join(counts, on=self._keys, how="left", nulls_equal=True, maintain_order="left")
-        return joined.select(touched.columns)
+        # No join: it does not always match NaN with NaN. Every group of the pairs is among the touched, which come
+        # first and so give the order.
+        changes = pl.concat(
+            [touched.select(*self._keys, name), pairs.select(self._keys).with_columns(change.alias(name))]
+        )
+        return touched.with_columns(changes.group_by(self._keys, maintain_order=True).agg(pl.col(name).sum())[name])
 
     def _changes(
         self, keys: pl.DataFrame, old: pl.DataFrame, new: pl.DataFrame, known: pl.Series, alive: pl.Series | None

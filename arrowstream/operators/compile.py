@@ -88,7 +88,7 @@ def _(node: Aggregate, to: _Builder) -> int:
     plan = node.decomposition
     before = to.add(Partial(PartialAggregate(plan, weighted), node.keys), *_inputs(node, to))
     make = partial(MergeAggregate, plan, weighted, needs_removed(to.readers, node))
-    to.ordered = to.ordered or getattr(plan, "ordered", True)
+    to.ordered = to.ordered or plan.ordered
     return to.add(Stateful(make, before), before, stage=to.steps[before].stage + 1, shared=_shared(node, to))
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from arrowstream.errors import BatchError, PlanError
-from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Columns, Distinct
+from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge
 from arrowstream.plan.expressions import PANIC, Node, build, parse, plan_error, resolve, unaliased
 from arrowstream.plan.rowlocal import check_row_local
 from arrowstream.plan.running import NotDecomposable, Taker, column_name, columns_of
@@ -61,6 +61,8 @@ class Decomposition:
     under names of their own, with the Int64 `__rows` always among them; `output` the keys and results, exactly as
     `final` gives them. `pairs` are the tables of distinct values that go with it.
 
+    `ordered` says that a value depends on the order of arrival (first, last, implode).
+
     With `weighted` a row carries an Int64 weight, +1 for one that comes and -1 for one that is taken back;
     `__rows` is then the sum of weights, and a group at 0 has vanished.
     """
@@ -70,6 +72,7 @@ class Decomposition:
     output: pl.Schema
     pairs: tuple[Pairs, ...]
     weighted: bool
+    ordered: bool
     _by: tuple[pl.Expr, ...]
     _gather: tuple[pl.Expr, ...]
     _settle: tuple[pl.Expr, ...]
@@ -222,6 +225,7 @@ def _assembled(
         output=pl.Schema(),
         pairs=pairs,
         weighted=taker.weighted,
+        ordered=any(isinstance(accumulator, Collected | Edge) for accumulator in taker.accumulators),
         _by=by_expr,
         _gather=every(lambda one, at: one.gather(weight), rows.cast(pl.Int64)),
         _settle=every(lambda one, at: one.settle(at), pl.col(ROWS)),

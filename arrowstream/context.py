@@ -6,10 +6,12 @@ import atexit
 import contextlib
 import logging
 import os
+import secrets
 import threading
 import uuid
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from arrowstream.connectors.sink import Committer, SupportsView
 from arrowstream.connectors.source import SupportsBounded
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import ArrowStreamError, ContextError, PlanError
+from arrowstream.ids import UnitId
 from arrowstream.plan.nodes import Output, SourceNode
 from arrowstream.plan.unit import topological, units
 from arrowstream.read import ReadFrom
@@ -300,6 +303,8 @@ class StreamingContext:
         assert self._cluster is not None
         run = uuid.uuid4().hex
         for unit in units(self._outputs):
+            if not self._owns_cluster:  # others have units there too, or late news of theirs is on its way
+                unit = replace(unit, id=UnitId(f"{unit.id}-{secrets.token_hex(4)}"))
             with contextlib.ExitStack() as opened:
                 committers: list[Committer] = []
                 for output in unit.outputs:

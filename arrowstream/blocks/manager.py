@@ -124,6 +124,14 @@ class BlockManager:
             self.store.drop(block)
         self.settle(blocks)
 
+    def forget(self, unit: UnitId) -> None:
+        """A unit is over: its blocks go, whether worked off or not. Their ids begin with the unit's."""
+        with self._room:
+            known = {*self.store.ids(), *self._backlog}
+        self.drop([block for block in known if block.startswith(f"{unit}/")])
+        for key in [key for key in self._lines if key[0] == unit]:
+            del self._lines[key]
+
     def settle(self, blocks: Sequence[BlockId]) -> None:
         """These blocks no longer count as backlog."""
         with self._room:

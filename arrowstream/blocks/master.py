@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from arrowstream.blocks.block import BlockInfo
@@ -42,18 +42,21 @@ class BlockMaster:
     waiting_rows: int = 0
     waiting_bytes: int = 0
 
-    def added(self, event: BlockAdded) -> None:
-        """A receiver's block is known from now on. Blocks of one split come in order."""
+    def added(self, event: BlockAdded, lost: Collection[WorkerId] = ()) -> None:
+        """A receiver's block is known from now on; `lost` workers hold it no more. Blocks of a split come in order."""
         info = event.info
-        self._blocks[info.id] = _Entry(info, set(event.workers))
+        self._blocks[info.id] = _Entry(info, set(event.workers).difference(lost))
         self._waiting[info.id] = None
         self.waiting_rows += info.rows
         self.waiting_bytes += info.nbytes
         self._splits[info.source, info.split] = SplitPosition(info.stop, info.position + 1)
 
-    def copied(self, event: BlockCopied) -> None:
-        if event.block in self._blocks:
-            self._blocks[event.block].workers.add(event.worker)
+    def copied(self, event: BlockCopied) -> list[tuple[WorkerId, DropBlocks]]:
+        """A copy that was ordered is there; one of a block that is worked off by now goes at once."""
+        if event.block not in self._blocks:
+            return [(event.worker, DropBlocks([event.block]))]
+        self._blocks[event.block].workers.add(event.worker)
+        return []
 
     def position(self, source: SourceId, split: str) -> SplitPosition:
         """Where a receiver of this split begins, or goes on after another one was lost."""

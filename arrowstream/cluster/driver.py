@@ -119,6 +119,7 @@ class UnitDriver:
         self._sealing: dict[int, tuple[_Flush, set[WorkerId]]] = {}
         self._tokens = 0
         self._lost_rows = 0
+        self._gone: set[WorkerId] = set()
         self._unopened: set[tuple[SourceId, str]] = set()
         self._opened = threading.Event()
         self._ended = threading.Event()
@@ -135,6 +136,14 @@ class UnitDriver:
         if not splits:
             self._opened.set()
         self._cluster.start_unit(self.unit, len(self._workers), self._inbox.put)
+        # Workers that came and went before this unit could hear of it.
+        there = self._cluster.workers
+        for worker in self._workers:
+            if worker not in there:
+                self._inbox.put(WorkerLost(worker, "it ended as the unit began"))
+        for worker in there:
+            if worker not in self._workers:
+                self._inbox.put(WorkerJoined(worker))
         self._send(self._supervisor.assign(self._workers))
         self._thread.start()
 
@@ -189,7 +198,8 @@ class UnitDriver:
         while not self._through():
             due = self._scheduler.next_tick(self._clock.now())
             hurry = self._hurry()
-            self._hear(self._inbox.take_now() if hurry and self._blocks.waiting else self._inbox.take(due))
+            at_once = hurry and self._blocks.waiting and self._scheduler.idle
+            self._hear(self._inbox.take_now() if at_once else self._inbox.take(due))
             now = self._clock.now()
             if due is not None and now >= due and self._scheduler.idle:
                 self._cluster.seal(self.unit.id)
@@ -226,7 +236,8 @@ class UnitDriver:
             case BlockAdded():
                 self._block_added(event)
             case BlockCopied():
-                self._blocks.copied(event)
+                if event.worker not in self._gone:
+                    self._send(self._blocks.copied(event))
             case TaskDone():
                 self._carry_out(self._scheduler.task_done(event))
             case TaskFailed():
@@ -248,18 +259,22 @@ class UnitDriver:
                 self._stopping = event
                 self._send((worker, StopReceivers(self.unit.id, event.drain)) for worker in self._workers)
             case _Flush():
-                self._tokens += 1
-                self._sealing[self._tokens] = (event, set(self._workers))
-                self._send((worker, SealBlocks(self.unit.id, self._tokens)) for worker in list(self._workers))
+                self._seal(event)
 
     def _block_added(self, event: BlockAdded) -> None:
         assert self._supervisor is not None
-        self._blocks.added(event)
+        # A copy may have been made on a worker that was lost before its block was reported.
+        self._blocks.added(event, lost=self._gone)
         info = event.info
         if not self._sources[info.source].replayable and info.stop is not None:
             reader = self._supervisor.reader(info.source, info.split)
             if reader is not None:
                 self._send([(reader, AcknowledgeRows(self.unit.id, info.source, info.split, info.stop))])
+
+    def _seal(self, flush: _Flush) -> None:
+        self._tokens += 1
+        self._sealing[self._tokens] = (flush, set(self._workers))
+        self._send([(worker, SealBlocks(self.unit.id, self._tokens)) for worker in self._workers])
 
     def _sealed(self, token: int, worker: WorkerId) -> None:
         if token not in self._sealing:
@@ -286,6 +301,7 @@ class UnitDriver:
         if event.worker not in self._workers:
             return
         self._workers.remove(event.worker)
+        self._gone.add(event.worker)
         self._note(f"worker {event.worker} is lost ({event.reason}); {len(self._workers)} left")
         if not self._workers:
             raise ClusterError(f"all workers are lost; the last: {event.worker}, {event.reason}")
@@ -294,6 +310,7 @@ class UnitDriver:
         if gone:
             rows = sum(info.rows for info in gone)
             self._lost_rows += rows
+            self._progress.lost_rows += rows
             self._note(f"{rows:,} rows were on worker {event.worker} alone and are LOST; use replication=2")
             self._blocks.forget(gone)
         self._supervisor.lost(event.worker)
@@ -301,11 +318,15 @@ class UnitDriver:
             self._send(self._supervisor.assign(self._workers))
         else:
             self._supervisor.abandon()
-        for token in list(self._sealing):
-            self._sealed(token, event.worker)
+        # Splits that moved have to be read up to now as well.
+        sealing, self._sealing = self._sealing, {}
+        for flush, _ in sealing.values():
+            self._seal(flush)
         self._carry_out(self._scheduler.workers_changed(self._workers, gone))
 
     def _worker_joined(self, event: WorkerJoined) -> None:
+        if event.worker in self._workers or event.worker in self._gone:
+            return
         self._cluster.join_unit(self.unit.id, event.worker)
         self._workers.append(event.worker)
         self._note(f"worker {event.worker} has joined; {len(self._workers)} now")
@@ -407,7 +428,8 @@ class UnitDriver:
             attempts=1 + max((task.task.attempt for task in done), default=0),
             lost_rows=lost,
         )
-        self._progress.add(report)
+        with self._instant:  # other units report too
+            self._progress.add(report)
         self._on_batch(report)
 
     def _note(self, text: str) -> None:

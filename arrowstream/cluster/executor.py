@@ -94,7 +94,7 @@ class _UnitRun:
     parts: dict[int, dict[BlockId, pl.DataFrame]] = field(default_factory=dict)
     owned: dict[int, Partition] = field(default_factory=dict)
     attempts: dict[int, tuple[int, int]] = field(default_factory=dict)
-    replicas: dict[int, WorkerId | None] = field(default_factory=dict)
+    keepers: dict[int, list[WorkerId]] = field(default_factory=dict)
     copies: dict[tuple[int, str], ChangeLog] = field(default_factory=dict)
     receivers: dict[tuple[SourceId, str], Receiver] = field(default_factory=dict)
 
@@ -135,6 +135,7 @@ class Executor:
             receiver.stop(drain=False)
         for receiver in run.receivers.values():
             receiver.join(10)
+        self.manager.forget(unit_id)
 
     def close(self) -> None:
         for unit_id in list(self._units):
@@ -251,8 +252,8 @@ class Executor:
             parts = run.parts.setdefault(task.partition, {})
             for (step, name, to), frame in result.parts.items():
                 parts[_part_id(task, step, name, task.partition, to)] = frame
-            if order.replica is not None:
-                self._copy_changes(partition, order)
+            for name, table in partition.tables(task.stage):
+                self._copy_state(order, name, table, order.replicas, snapshot=False)
             letters = [self._dead_letters(run, task, block) for block in order.blocks if block.info.kind == "rejects"]
             self._emit(TaskDone(task, self.worker, result.receipts, receipt_of(letters), result.stats))
         except (WorkerLostError, BlockNotFoundError) as error:
@@ -263,6 +264,9 @@ class Executor:
     def _prepare(self, run: _UnitRun, order: RunTask) -> Partition:
         """The task's partition, at the state of the last committed batch when a batch begins."""
         task = order.task
+        for moved in [number for number in run.owned if order.placement[number] != self.worker]:
+            del run.owned[moved]
+            run.keepers.pop(moved, None)
         partition = run.owned.get(task.partition)
         if partition is None:
             partition = Partition(task.partition, run.partitions, run.program, run.unit)
@@ -275,9 +279,7 @@ class Executor:
                 partition.rollback()
             run.parts.pop(task.partition, None)
             run.attempts[task.partition] = attempt
-            if run.replicas.get(task.partition) != order.replica:
-                self._copy_snapshot(partition, order)
-                run.replicas[task.partition] = order.replica
+            self._copy_snapshot(run, partition, order)
         elif run.attempts.get(task.partition) != attempt:
             raise WorkerLostError(f"{task}: its former stage did not run here")
         return partition
@@ -295,25 +297,25 @@ class Executor:
                 table.restore(log.tables())
         partition.version = committed
 
-    def _copy_snapshot(self, partition: Partition, order: RunTask) -> None:
-        """A new worker keeps the copy from now on: it gets all there is."""
-        if order.replica is None or order.committed < 0:
-            return
-        for name, table in partition.tables():
-            self._copy_table(partition, order, name, table, order.committed, snapshot=True)
+    def _copy_snapshot(self, run: _UnitRun, partition: Partition, order: RunTask) -> None:
+        """Workers that keep a copy of this partition's state from now on get all there is."""
+        new = [worker for worker in order.replicas if worker not in run.keepers.get(partition.number, [])]
+        if order.committed >= 0:
+            for name, table in partition.tables():
+                self._copy_state(order, name, table, new, snapshot=True)
+        run.keepers[partition.number] = order.replicas
 
-    def _copy_changes(self, partition: Partition, order: RunTask) -> None:
-        """What this task changed in state is copied before the task is done."""
-        for name, table in partition.tables(order.task.stage):
-            self._copy_table(partition, order, name, table, order.task.batch, snapshot=False)
-
-    def _copy_table(
-        self, partition: Partition, order: RunTask, name: str, table: KeyedTable, version: int, *, snapshot: bool
+    def _copy_state(
+        self, order: RunTask, name: str, table: KeyedTable, workers: Sequence[WorkerId], *, snapshot: bool
     ) -> None:
-        assert order.replica is not None
-        rows = table.snapshot() if snapshot else table.delta()
-        copy = StateCopy(order.task.unit, partition.number, name, version, snapshot, table.keys.names(), rows)
-        self._neighbours.copy_state(order.replica, copy)
+        """What this batch has changed, or all there is; the task is done only when the copies are there."""
+        if not workers:
+            return
+        task = order.task
+        rows, version = (table.snapshot(), order.committed) if snapshot else (table.delta(), task.batch)
+        copy = StateCopy(task.unit, task.partition, name, version, snapshot, table.keys.names(), rows)
+        for worker in workers:
+            self._neighbours.copy_state(worker, copy)
 
     def _load(self, block: TaskBlock) -> pa.Table | None:
         """A block's rows: from here, from another worker, or (None) from its source."""

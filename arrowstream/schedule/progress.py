@@ -63,7 +63,7 @@ class BatchReport:
 @dataclass(slots=True)
 class Progress:
     """The reports of the last batches and the sums of all; `notes` are what a user should know (a source that is
-    tried again, a worker lost)."""
+    tried again, a worker lost). `lost_rows` counts at once, also before a batch reports them."""
 
     reports: deque[BatchReport] = field(default_factory=lambda: deque(maxlen=KEPT_REPORTS))
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_REPORTS))
@@ -78,7 +78,6 @@ class Progress:
         self.batches += 1
         self.rows_in += report.rows_in
         self.dead_letters += report.dead_letters
-        self.lost_rows += report.lost_rows
         for name, rows in report.rows_out.items():
             self.rows_out[name] = self.rows_out.get(name, 0) + rows
 

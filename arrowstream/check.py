@@ -107,7 +107,7 @@ def live_rows(changes: Sequence[Changes], kind: ChangeKind) -> pl.DataFrame:
         elif kind.keys:
             gone = pl.concat([added, removed]).select(kind.keys)
             live = pl.concat([live.join(gone, on=list(kind.keys), how="anti", nulls_equal=True), added])
-        elif added.height:
+        elif added.height or removed.height:
             live = added
     return live
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -38,15 +38,17 @@ class Call:
     oracle: Apply
 
 
-@dataclass(repr=False)
 class Pipeline:
-    """A stream frame, and the calls that lead from a LazyFrame to the same rows."""
+    """A stream frame, and the calls that lead from a LazyFrame to the same rows.
 
-    frame: StreamFrame
-    calls: list[Call] = field(default_factory=list)
-    ordered: bool = True
-    """Whether rows still come in the order of the source, so that `first` and `last` mean something."""
-    aggregated: int = 0
+    `ordered` says whether rows still come in the order of the source, so that `first` and `last` mean something.
+    """
+
+    def __init__(self, frame: StreamFrame) -> None:
+        self.frame = frame
+        self.calls: list[Call] = []
+        self.ordered = True
+        self.aggregated = 0
 
     def add(self, call: Call) -> None:
         self.frame = call.stream(self.frame)

@@ -35,14 +35,14 @@ class RunTask(msgspec.Struct, frozen=True, tag=True):
     """Run a task.
 
     `placement` has the worker of each partition, for the exchange. State is first brought to the version
-    `committed` (what a former attempt did is rolled back); changes are copied to `replica` before it is done.
+    `committed` (what a former attempt did is rolled back); changes are copied to `replicas` before it is done.
     """
 
     task: TaskId
     blocks: list[TaskBlock]
     placement: list[WorkerId]
     committed: int
-    replica: WorkerId | None
+    replicas: list[WorkerId]
 
 
 class TaskStats(msgspec.Struct, frozen=True):

@@ -39,7 +39,8 @@ class BatchScheduler:
     are to be sent to it; all are to be carried out in order.
 
     A partition lives on one worker, and its state has a copy on the next in the ring; when its worker is lost it
-    moves there.
+    moves there. To a worker that joins a partition moves from one that has several: the newcomer keeps a copy of its
+    state for one batch, and then takes over.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class BatchScheduler:
         self._settings, self._blocks = settings, blocks
         self.placement: list[WorkerId] = list(self._workers)
         self._replicas: list[WorkerId | None] = [self._replica_of(worker) for worker in self.placement]
+        self._moves: dict[int, WorkerId] = {}
+        self._carried: dict[int, WorkerId] = {}
         self._next_id = 0
         self._due: float | None = None
         self._batch: Batch | None = None
@@ -122,6 +125,7 @@ class BatchScheduler:
         closed = [(worker, CommitState(self._unit, self._batch.id)) for worker in sorted(set(self.placement))]
         self._next_id += 1
         self._batch, self._done, self._committing = None, [], False
+        self._move(self._carried)
         return [*closed, *drops]
 
     def workers_changed(self, alive: Sequence[WorkerId], lost_blocks: Sequence[BlockInfo]) -> list[Instruction]:
@@ -145,6 +149,7 @@ class BatchScheduler:
             assert heir is not None
             self.placement[partition] = heir
             self._replicas[partition] = self._replica_of(heir)
+        self._plan_moves()
         if self._batch is None or self._committing:
             return []
         gone = {info.id for info in lost_blocks}
@@ -153,6 +158,25 @@ class BatchScheduler:
                 self._batch.id, self._batch.time, [info for info in self._batch.blocks if info.id not in gone]
             )
         return self._again("a worker was lost") if moved or gone else []
+
+    def _plan_moves(self) -> None:
+        """Partitions for workers that have none, from those that have the most."""
+        self._moves = {partition: to for partition, to in self._moves.items() if to in self._workers}
+        for newcomer in self._workers:
+            after = [self._moves.get(partition, worker) for partition, worker in enumerate(self.placement)]
+            busiest = max(self._workers, key=after.count)
+            if newcomer not in after and after.count(busiest) > 1:
+                self._moves[after.index(busiest)] = newcomer
+        if self._batch is None and (not self._stateful or self._next_id == 0):
+            self._move(self._moves)
+
+    def _move(self, ready: dict[int, WorkerId]) -> None:
+        """Let those take over that have what they need."""
+        for partition, to in list(ready.items()):
+            if self._moves.get(partition) == to:
+                del self._moves[partition]
+                self.placement[partition] = to
+                self._replicas[partition] = self._replica_of(to)
 
     def _replica_of(self, worker: WorkerId) -> WorkerId | None:
         if not self._stateful:
@@ -178,6 +202,7 @@ class BatchScheduler:
         assert self._batch is not None
         if stage == 0:
             self._done = []
+            self._carried = dict(self._moves)
         self._stage = stage
         self._pending = set(range(len(self.placement)))
         blocks = self._spread(self._batch) if stage == 0 else [[] for _ in self.placement]
@@ -189,11 +214,18 @@ class BatchScheduler:
                     blocks[partition],
                     self.placement,
                     self._next_id - 1,
-                    self._replicas[partition],
+                    self._keepers(partition),
                 ),
             )
             for partition, worker in enumerate(self.placement)
         ]
+
+    def _keepers(self, partition: int) -> list[WorkerId]:
+        """Who keeps copies of a partition's state in this batch."""
+        if not self._stateful:
+            return []
+        keepers = dict.fromkeys([self._replicas[partition], self._carried.get(partition)])
+        return [keeper for keeper in keepers if keeper is not None]
 
     def _spread(self, batch: Batch) -> list[list[TaskBlock]]:
         """Give each block to a partition whose worker holds it, the one with the least to do."""

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.texttable import cell_texts, is_number, more_rows, text_table, type_name
+
+if TYPE_CHECKING:
+    from arrowstream.schedule.progress import Progress
 
 _TABLE = "border-collapse:collapse;border:none;font-size:0.9em;background:transparent;color:inherit"
 _HEAD = "padding:0.25em 0.8em;border-bottom:1px solid rgba(128,128,128,0.6);background:transparent;color:inherit"
@@ -54,8 +58,8 @@ def as_html(frame: pl.DataFrame | pa.Table, *, rows: int = 20, caption: str = ""
 def html_schema(schema: pl.Schema, kind: str, plan: str) -> str:
     """A stream frame for a notebook: its columns and types, what kind of changes it makes, its plan."""
     rows = "".join(
-        f'<tr><td style="{_CELL}">{html.escape(name)}</td>'
-        f'<td style="{_CELL};opacity:0.7">{html.escape(str(dtype))}</td></tr>'
+        f'<tr><td style="{_CELL};text-align:left">{html.escape(name)}</td>'
+        f'<td style="{_CELL};text-align:left;opacity:0.7">{html.escape(str(dtype))}</td></tr>'
         for name, dtype in schema.items()
     )
     return (
@@ -65,12 +69,29 @@ def html_schema(schema: pl.Schema, kind: str, plan: str) -> str:
     )
 
 
-def html_context(name: str, state: str, tables: Sequence[str], progress: object) -> str:
-    """A context for a notebook: its state, what SQL can ask for, how far it is."""
-    own = getattr(progress, "_repr_html_", None)
-    how_far = own() if own is not None else f"<pre>{html.escape(repr(progress))}</pre>"
-    names = ", ".join(map(html.escape, tables)) or "none yet"
-    return f"<div><b>{html.escape(name)}</b> · {html.escape(state)}<div>tables: {names}</div>{how_far}</div>"
+def html_context(name: str, state: str, tables: Sequence[str], progress: Progress) -> str:
+    """A context for a notebook: its state, what SQL can ask for, how far it is, and what it wants to be known."""
+    last = progress.last
+    facts = {
+        "batches": f"{progress.batches:,}",
+        "rows in": f"{progress.rows_in:,}",
+        "changes out": f"{sum(progress.rows_out.values()):,}",
+        "dead letters": f"{progress.dead_letters:,}" if progress.dead_letters else "",
+        "rows lost": f"{progress.lost_rows:,}" if progress.lost_rows else "",
+        "last batch": f"{last.seconds * 1000:,.1f} ms" if last is not None else "",
+        "lag": f"{last.lag * 1000:,.0f} ms" if last is not None else "",
+        "waiting": f"{last.waiting_rows:,} rows" if last is not None and last.waiting_rows else "",
+        "tables": ", ".join(tables) or "none yet",
+    }
+    rows = "".join(
+        f'<tr><td style="{_CELL};opacity:0.7">{html.escape(fact)}</td>'
+        f'<td style="{_CELL};text-align:left">{html.escape(value)}</td></tr>'
+        for fact, value in facts.items()
+        if value
+    )
+    notes = "".join(f'<div style="{_FAINT}">{html.escape(note)}</div>' for note in list(progress.notes)[-5:])
+    title = f"<b>{html.escape(name)}</b> · {html.escape(state)}"
+    return f'<div>{title}<table style="{_TABLE}"><tbody>{rows}</tbody></table>{notes}</div>'
 
 
 def _head(frame: pl.DataFrame | pa.Table, rows: int) -> pa.Table:

@@ -1,7 +1,7 @@
 """Count the words of a live TCP stream, and query the counts with SQL while it runs.
 
-    python examples/wordcount.py                          feeds itself for three seconds
-    python examples/wordcount.py --address localhost:9999 reads a server of yours, such as `nc -lk 9999`
+python examples/wordcount.py                          feeds itself for three seconds
+python examples/wordcount.py --address localhost:9999 reads a server of yours, such as `nc -lk 9999`
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main() -> None:
 
 def feed(server: LineServer, seconds: float) -> None:
     """Send lines as they would come from a live source: some every few milliseconds."""
+    server.send(TEXT)  # waits for the first reader
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         server.send(TEXT * 100)

@@ -9,6 +9,7 @@ say() { printf '%s\n' "$*" >&2; }
 
 # Debian's Python comes without ensurepip; its package has it.
 make_venv() {
+    rm -rf "$venv"
     if ! "${PYTHON:-python3}" -m venv "$venv" >/dev/null 2>&1; then
         rm -rf "$venv"
         if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -25,9 +26,10 @@ make_venv() {
 # install STAMP WHAT: once per pyproject.toml
 install() {
     stamp=$venv/.installed-$1
-    if [ ! -x "$python" ]; then make_venv; fi
     if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
-        say "installing $2 into $venv (once)"
+        # Asking pip also finds an environment that was half made when somebody pressed Ctrl-C.
+        if ! "$python" -m pip --version >/dev/null 2>&1; then make_venv; fi
+        say "installing $2 into $venv (once, a minute or two)"
         "$python" -m pip install -q --disable-pip-version-check -e "$2" >&2
         touch "$stamp"
     fi

@@ -9,7 +9,7 @@ say() { printf '%s\n' "$*" >&2; }
 
 # Debian's Python comes without ensurepip; its package has it.
 make_venv() {
-    rm -rf "$venv"
+    if [ "$venv" = .venv ]; then rm -rf .venv; fi
     if ! "${PYTHON:-python3}" -m venv "$venv" >/dev/null 2>&1; then
         rm -rf "$venv"
         if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

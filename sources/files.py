@@ -96,6 +96,8 @@ class FileSource:
                 raise PlanError(f"format {self.format!r} has no option {next(iter(options))!r}; it has none")
             self.lines: Format | None = None
             self.frame_schema = polars_schema(schema) if schema is not None else self._schema_of_first_file()
+        elif self.format not in _SUFFIXES.values() and self.format != "json":
+            raise PlanError(f"no format {self.format!r}; there are: {', '.join(dict.fromkeys(_SUFFIXES.values()))}")
         else:
             if schema is None and self.format in ("ndjson", "json", "csv"):
                 schema = self._guess_schema(options)
@@ -107,6 +109,11 @@ class FileSource:
         return [f"files-{split}" for split in range(self.listing.splits)]
 
     def open(self, split: str, resume: Offset | None) -> FileReader:
+        """Raises `FileNotFoundError` where not even the directory is there."""
+        if not os.path.isdir(self.listing.root):
+            raise FileNotFoundError(
+                f"there is no directory {self.listing.root}: make it first, or is it spelled right?"
+            )
         return FileReader(self, int(split.removeprefix("files-")), FileLog.at_offset(resume))
 
     def bounded(self) -> FileSource:
@@ -114,13 +121,6 @@ class FileSource:
         bounded = copy.copy(self)
         bounded.watch = False
         return bounded
-
-    def check(self) -> None:
-        """Raises `SourceError` where the directory is not there or cannot be read."""
-        try:
-            os.listdir(self.listing.root)
-        except OSError as error:
-            raise SourceError(f"the directory {self.listing.root} cannot be read: {error.strerror}") from error
 
     def scan(self, split: str, start: Offset | None, stop: Offset) -> pl.LazyFrame:
         """Parquet and IPC are scanned lazily; lines are decoded now, without those that are no rows."""

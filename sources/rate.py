@@ -106,12 +106,12 @@ class RateSource:
 
 
 class RateReader:
-    """The rows that have become due since the opening."""
+    """The rows that have become due since the opening, by the clock `now` (seconds)."""
 
-    def __init__(self, source: RateSource, position: int) -> None:
-        self._source = source
+    def __init__(self, source: RateSource, position: int, now: Callable[[], float] = time.monotonic) -> None:
+        self._source, self._now = source, now
         self._first = self._next = position
-        self._opened = time.monotonic()
+        self._opened = now()
         self._closed = threading.Event()
 
     def poll(self, timeout: float) -> pa.RecordBatch | None:
@@ -119,16 +119,16 @@ class RateReader:
         while not self._closed.is_set():
             if self._source.rows is not None and self._next >= self._source.rows:
                 break
-            now = time.monotonic()
-            if count := self._due(now):
+            seconds = self._now() - self._opened
+            if count := self._due(seconds):
                 table = self._source.frame(self._next, count).to_arrow(compat_level=pl.CompatLevel.newest())
                 self._next += count
                 return pa.record_batch([column.combine_chunks() for column in table.columns], self._source.schema)
-            if now >= deadline:
+            if (left := deadline - time.monotonic()) <= 0:
                 return None
             # Rounded up by a millisecond: a wait that ends just before the row is due would spin.
-            to_next = self._opened + (self._next - self._first + 1) / self._source.rows_per_second - now + 0.001
-            self._closed.wait(min(deadline - now, to_next))
+            to_next = (self._next - self._first + 1) / self._source.rows_per_second - seconds + 0.001
+            self._closed.wait(min(left, to_next))
         raise EndOfStream
 
     def position(self) -> Offset:
@@ -140,8 +140,8 @@ class RateReader:
     def close(self) -> None:
         self._closed.set()
 
-    def _due(self, now: float) -> int:
-        last = self._first + self._source.due(now - self._opened)
+    def _due(self, seconds: float) -> int:
+        last = self._first + self._source.due(seconds)
         if self._source.rows is not None:
             last = min(last, self._source.rows)
         return min(max(last - self._next, 0), _MOST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from dataclasses import dataclass, replace
 
@@ -55,12 +56,12 @@ class CsvFormat:
 
     def with_header(self, line: bytes) -> CsvFormat:
         """This format for the lines after the header `line`; raises `ValueError` where a column is missing."""
-        line = line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
         try:
-            names = pc.read_csv(
-                pa.BufferReader(line), pc.ReadOptions(use_threads=False), self._parse_options()
-            ).column_names
-        except pa.ArrowInvalid as error:
+            text = line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").decode()
+            quoting = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
+            reader = csv.reader([text], delimiter=self.delimiter, quotechar=self.quote or None, quoting=quoting)
+            names = next(reader, [])
+        except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"the header cannot be read: {error}") from error
         for name in self.schema.names:
             if names.count(name) != 1:

@@ -112,7 +112,6 @@ class BlockMaster:
 
         Blocks that can be scanned from their source again are never lost.
         """
-        orders: list[tuple[WorkerId, CopyBlock]] = []
         gone: list[BlockInfo] = []
         for entry in self._blocks.values():
             entry.workers.discard(worker)
@@ -121,12 +120,18 @@ class BlockMaster:
                 continue
             if not entry.workers:
                 gone.append(info)
-                continue
+        return self.missing_copies(alive), gone
+
+    def missing_copies(self, alive: Sequence[WorkerId]) -> list[tuple[WorkerId, CopyBlock]]:
+        """Copies to order, for blocks that fewer workers hold than should: one was lost, or a new one has come."""
+        orders: list[tuple[WorkerId, CopyBlock]] = []
+        for entry in self._blocks.values():
             missing = min(self.replication, len(alive)) - len(entry.workers)
-            holder = min(entry.workers)
-            spare = [other for other in next_workers(holder, alive, len(alive)) if other not in entry.workers]
-            orders += [(holder, CopyBlock(self.unit, info.id, to)) for to in spare[: max(missing, 0)]]
-        return orders, gone
+            if missing > 0 and entry.workers and entry.info.held and not entry.info.replayable:
+                holder = min(entry.workers)
+                spare = [other for other in next_workers(holder, alive, len(alive)) if other not in entry.workers]
+                orders += [(holder, CopyBlock(self.unit, entry.info.id, to)) for to in spare[:missing]]
+        return orders
 
     def forget(self, blocks: Iterable[BlockInfo]) -> None:
         """These blocks are lost for good; the caller has said so to the user."""

@@ -329,6 +329,7 @@ class UnitDriver:
             return
         self._cluster.join_unit(self.unit.id, event.worker)
         self._workers.append(event.worker)
+        self._send(self._blocks.missing_copies(self._workers))
         self._note(f"worker {event.worker} has joined; {len(self._workers)} now")
         self._carry_out(self._scheduler.workers_changed(self._workers, []))
 

@@ -32,6 +32,10 @@ log = logging.getLogger("arrowstream")
 START_SECONDS = 60.0
 """How long a worker may take to start: a second is usual, a busy machine may need many."""
 
+SILENT_SECONDS = 30.0
+"""A worker says every second that it is there; one that has not for so long hangs (it was stopped, or a native call holds
+it), and is ended, as one that is neither here nor gone would hold up every batch."""
+
 REPLACEMENTS = 10
 """Workers started in place of lost ones before the cluster gives up replacing: what kills each one at once is no
 accident."""
@@ -53,6 +57,7 @@ class LocalCluster:
         self._numbers = count()
         self._replaced = 0
         self._closed = False
+        self._closing = threading.Event()
 
     def start(self) -> None:
         with self._lock:
@@ -69,6 +74,7 @@ class LocalCluster:
                     process.close()
                 raise
             self._tell_peers()
+            threading.Thread(target=self._watch, name="watch-workers", daemon=True).start()
 
     @property
     def workers(self) -> Sequence[WorkerId]:
@@ -111,6 +117,7 @@ class LocalCluster:
             worker.act("end_unit", unit.encode())
 
     def close(self) -> None:
+        self._closing.set()
         with self._lock:
             self._closed = True
             workers, self._workers = list(self._workers.values()), {}
@@ -144,6 +151,7 @@ class LocalCluster:
         """Pass a worker's events on until it is gone; then see to its replacement."""
         try:
             for data in process.events():
+                process.heard = time.monotonic()
                 for event in decode_events(data):
                     unit = event.task.unit if hasattr(event, "task") else event.unit
                     entry = self._units.get(unit)
@@ -163,6 +171,16 @@ class LocalCluster:
         for deliver in deliveries:
             deliver(WorkerLost(process.worker, reason))
         self._replace()
+
+    def _watch(self) -> None:
+        """End workers that hang; their loss is then heard as any other."""
+        while not self._closing.wait(1.0):
+            with self._lock:
+                workers = list(self._workers.values())
+            for worker in workers:
+                if time.monotonic() - worker.heard > SILENT_SECONDS:
+                    log.warning("worker %s has been silent for %.0f s and is ended", worker.worker, SILENT_SECONDS)
+                    worker.process.kill()
 
     def _replace(self) -> None:
         with self._lock:
@@ -191,6 +209,8 @@ class _Process:
     def __init__(self, config: WorkerConfig, *, threads: int) -> None:
         self.worker = config.worker
         self.location = ""
+        self.heard = time.monotonic()
+        """When it last said something."""
         self._token = config.token
         self._client: flight.FlightClient | None = None
         # -m puts the working directory on the path; the driver's whole path comes along, for the user's modules.
@@ -225,6 +245,7 @@ class _Process:
             code = self.process.poll()
             said = f"ended with {code}" if code is not None else f"did not start within {START_SECONDS:.0f} s"
             raise ClusterError(f"worker {self.worker} {said}; its messages are above, on standard error")
+        self.heard = time.monotonic()
         self.location = f"grpc://127.0.0.1:{line}"
         self._client = flight.FlightClient(self.location)
 

@@ -33,8 +33,8 @@ START_SECONDS = 60.0
 """How long a worker may take to start: a second is usual, a busy machine may need many."""
 
 SILENT_SECONDS = 30.0
-"""A worker says every second that it is there; one that has not for so long hangs (it was stopped, or a native call holds
-it), and is ended, as one that is neither here nor gone would hold up every batch."""
+"""A worker says every second that it is there; one that has not for so long hangs (it was stopped, or a native call
+holds it), and is ended, as one that is neither here nor gone would hold up every batch."""
 
 REPLACEMENTS = 10
 """Workers started in place of lost ones before the cluster gives up replacing: what kills each one at once is no

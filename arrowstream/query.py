@@ -46,8 +46,6 @@ def run_sql(statement: str, catalog: Catalog, frozen: AbstractContextManager[obj
         raise QueryError(f"{error}; a sink lets others read between its batches with lock='release'") from error
     except duckdb.Error as error:
         raise _explained(error, catalog.names()) from error
-    except AttributeError as error:  # a statement without rows gives no relation
-        raise QueryError(f"this statement gives no rows: {statement!r}") from error
 
 
 def connect(path: str | os.PathLike[str]) -> Connection:
@@ -122,7 +120,7 @@ def _bind(cursor: duckdb.DuckDBPyConnection, name: str, view: TableView, hosted:
     if view.database is not None:
         _bind_database(cursor, name, view.database, view.database in hosted)
         return
-    rows = pa.concat_tables([view.schema.empty_table(), *view.rows])
+    rows = _readable(pa.concat_tables([pa.Table.from_batches([], view.schema), *view.rows]))
     if not view.files:
         cursor.register(name, rows)
         return
@@ -137,6 +135,12 @@ def _bind(cursor: duckdb.DuckDBPyConnection, name: str, view: TableView, hosted:
     cursor.execute(
         f"CREATE TEMP VIEW {quoted(name)} AS SELECT {columns} FROM (({kept}) UNION ALL BY NAME {_files(view, types)})"
     )
+
+
+def _readable(rows: pa.Table) -> pa.Table:
+    """The rows with half floats widened: DuckDB 2.0 reads all other types that Polars makes."""
+    fields = [pa.field(f.name, pa.float32() if pa.types.is_float16(f.type) else f.type) for f in rows.schema]
+    return rows if all(not pa.types.is_float16(kind) for kind in rows.schema.types) else rows.cast(pa.schema(fields))
 
 
 def _bind_database(cursor: duckdb.DuckDBPyConnection, name: str, table: DatabaseTable, hosted: bool) -> None:

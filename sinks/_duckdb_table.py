@@ -42,7 +42,7 @@ class DuckDBTable:
             f"CREATE TABLE IF NOT EXISTS {self._batches} "
             "(sink VARCHAR, run VARCHAR, batch BIGINT, committed_at TIMESTAMP)"
         )
-        with _registered(cursor, self._schema.empty_table()) as rows:
+        with _registered(cursor, pa.Table.from_batches([], self._schema)) as rows:
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.qualified_name} AS FROM {rows}")
             there, wanted = (_columns(cursor, table) for table in (self.qualified_name, rows))
         for column, kind in wanted.items():

@@ -50,7 +50,7 @@ class CompleteCommitter:
         self._last = batch_id
 
     def _write(self, batch_id: int) -> None:
-        table = pa.concat_tables([self._schema.empty_table(), *self._table.tables()])
+        table = pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()])
         staged = self._home.staging / FILE
         try:
             self._form.write(plain(table), staged, {_RUN: self._run, _BATCH: str(batch_id)})

@@ -163,7 +163,7 @@ def plain(table: pa.Table) -> pa.Table:
     schema = plain_schema(table.schema)
     if schema.types == table.schema.types:
         return table.cast(schema)
-    wanted = pl.DataFrame(pl.from_arrow(schema.empty_table())).schema
+    wanted = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([], schema))).schema
     return as_arrow(pl.DataFrame(pl.from_arrow(table)).cast(wanted), schema)
 
 

@@ -93,7 +93,7 @@ class _Log:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._base = pl.DataFrame(pl.from_arrow(schema.empty_table()))
+        self._base = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([], schema)))
         self._log: list[Sequence[ChangeBatch]] = []
         self._log_rows = 0
         self._seen: tuple[pa.Table, ...] | None = ()

@@ -71,7 +71,7 @@ class ConsoleCommitter:
             self._print(f"batch {batch_id} · {_count(changed, 'row')}", rows)
         elif changed and self._table is not None:
             self._table.apply(batch)
-            rows = pa.concat_tables([self._schema.empty_table(), *self._table.tables()])
+            rows = pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()])
             self._print(f"batch {batch_id} · {_count(changed, 'change')}, {_count(rows.num_rows, 'row')} now", rows)
         self._last = batch_id
 

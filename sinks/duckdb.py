@@ -51,7 +51,7 @@ class DuckDBSink:
 
     path: str | os.PathLike[str]
     table: str
-    keys: tuple[str, ...] | None = field(default=None, kw_only=True)
+    keys: str | Sequence[str] | None = field(default=None, kw_only=True)
     mode: Literal["complete"] | None = field(default=None, kw_only=True)
     lock: Literal["hold", "release"] = field(default="hold", kw_only=True)
     schema: pa.Schema | None = field(default=None, kw_only=True, repr=False)
@@ -102,6 +102,7 @@ class DuckDBCommitter:
         self._key = database_key(sink.path, owner=self)
         self._schema = schema
         self._run = run
+        self._patience = 10.0 if sink.lock == "release" else 1.0  # readers come and go; a holder stays
         self._complete = sink.mode == "complete" or isinstance(sink.kind, Retract)
         self._table = DuckDBTable(hub().alias(self._key), sink.table, schema, sink.kind)
         self._held = ExitStack()
@@ -136,7 +137,7 @@ class DuckDBCommitter:
     @contextmanager
     def _database(self) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
-            with hub().lease(self._key) as cursor:
+            with hub().lease(self._key, timeout=self._patience) as cursor:
                 yield cursor
         except DatabaseHeldError as error:
             cure = "close it there, or write to another file; readers find it free between batches with lock='release'"

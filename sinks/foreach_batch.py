@@ -74,9 +74,11 @@ class ForeachBatchCommitter:
     def _frame(self, receipts: Sequence[Receipt]) -> pl.DataFrame:
         batch = handed_over(receipts)
         if self._append_only:
-            tables = [changes.rows for changes in batch] or [self._schema.empty_table()]
+            tables = [changes.rows for changes in batch] or [pa.Table.from_batches([], self._schema)]
             return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
-        return pl.concat([weighted(changes) for changes in batch or [ChangeBatch(self._schema.empty_table())]])
+        return pl.concat(
+            [weighted(changes) for changes in batch or [ChangeBatch(pa.Table.from_batches([], self._schema))]]
+        )
 
     def abort(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
         """Nothing was staged outside the receipts."""

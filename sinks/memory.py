@@ -32,8 +32,7 @@ class MemorySink:
 
     def bind(self, schema: pa.Schema, kind: ChangeKind) -> MemorySink:
         one_word(self.name)
-        if not isinstance(kind, Append):
-            refuse_types(schema, "a table in memory that is updated", NOT_IN_POLARS)
+        refuse_types(schema, "a table in memory", NOT_IN_POLARS)
         return replace(self, schema=schema, kind=kind)
 
     def open(self, batch_id: int, task_id: str, schema: pa.Schema) -> HandoverWriter:

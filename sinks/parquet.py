@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,8 +42,8 @@ class ParquetSink:
 
     path: str | os.PathLike[str]
     name: str = field(default="", kw_only=True)
-    partition_by: tuple[str, ...] = field(default=(), kw_only=True)
-    roll: str | timedelta | tuple[str | timedelta, ...] | None = field(default=None, kw_only=True)
+    partition_by: str | Sequence[str] = field(default=(), kw_only=True)
+    roll: str | timedelta | Sequence[str | timedelta] | None = field(default=None, kw_only=True)
     mode: Literal["append", "complete"] = field(default="append", kw_only=True)
     engine: Literal["pyarrow", "fastparquet"] = field(default="pyarrow", kw_only=True)
     compression: str = field(default="zstd", kw_only=True)
@@ -52,8 +53,6 @@ class ParquetSink:
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", _word_of(self.path))
-        columns = (self.partition_by,) if isinstance(self.partition_by, str) else tuple(self.partition_by)
-        object.__setattr__(self, "partition_by", columns)
 
     @property
     def guarantee(self) -> Guarantee:
@@ -74,7 +73,7 @@ class ParquetSink:
         if self.mode == "complete":
             return HandoverWriter(schema)
         staging = Home(self._directory).staging
-        return StagingWriter(staging, f"{batch_id:08d}-{task_id}", schema, self.partition_by, self._form)
+        return StagingWriter(staging, f"{batch_id:08d}-{task_id}", schema, self._partitions, self._form)
 
     def committer(self, run: str | None = None) -> ParquetCommitter | CompleteCommitter:
         schema = bound(self.schema, self.name)
@@ -82,11 +81,15 @@ class ParquetSink:
         if self.mode == "complete":
             return CompleteCommitter(self._directory, run, schema, self.kind, self._form)
         roll = None if self.roll is None else parsed_roll(self.roll)
-        return ParquetCommitter(self._directory, run, schema, self.partition_by, self._form, roll)
+        return ParquetCommitter(self._directory, run, schema, self._partitions, self._form, roll)
 
     @property
     def _directory(self) -> Path:
         return Path(os.path.abspath(self.path))
+
+    @property
+    def _partitions(self) -> tuple[str, ...]:
+        return (self.partition_by,) if isinstance(self.partition_by, str) else tuple(self.partition_by)
 
     @property
     def _form(self) -> FileFormat:
@@ -106,7 +109,7 @@ class ParquetSink:
             raise PlanError("mode='complete' keeps one file: roll=, partition_by= and engine= do not go with it")
 
     def _check_partitions(self, schema: pa.Schema) -> None:
-        for column in self.partition_by:
+        for column in self._partitions:
             if column not in schema.names:
                 raise unknown_column(column, f"the stream for {os.fspath(self.path)!r}", schema.names)
             if column.startswith(("_", ".")):
@@ -120,14 +123,14 @@ class ParquetSink:
                     f"partition_by={column!r} of type {kind}: directories are named by words, whole numbers, dates and "
                     "booleans; cast the column, such as a time to its date"
                 )
-        if self.partition_by and not set(schema.names) - set(self.partition_by):
+        if self._partitions and not set(schema.names) - set(self._partitions):
             raise PlanError("partition_by= names every column of the stream, so that nothing is left for the files")
 
 
-def parsed_roll(roll: str | timedelta | tuple[str | timedelta, ...]) -> Roll:
+def parsed_roll(roll: str | timedelta | Sequence[str | timedelta]) -> Roll:
     """A size, a duration, or both; raises `PlanError` for anything else."""
     limits: dict[str, float] = {}
-    for part in roll if isinstance(roll, tuple | list) else (roll,):
+    for part in (roll,) if isinstance(roll, str | timedelta) else roll:
         if isinstance(part, timedelta):
             limits["seconds"] = part.total_seconds()
         elif found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", part):

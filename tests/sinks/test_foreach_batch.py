@@ -1,0 +1,80 @@
+"""The foreach_batch sink: the user's own function, batch by batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from arrowstream.connectors.changes import Append, ChangeBatch, Retract, Upsert
+from arrowstream.connectors.sink import Committer, Guarantee, Receipt
+from arrowstream.errors import PlanError, SinkError
+from arrowstream.sinks.foreach_batch import ForeachBatchSink
+from arrowstream.testing.sink_suite import SCHEMA, SinkSuite, rows
+
+
+class Keep:
+    """A function that writes each batch to a file of its own, as users do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, frame: pl.DataFrame, batch_id: int) -> None:
+        frame.write_ipc(self.folder / f"{batch_id:03}.arrow")
+
+
+class TestForeachBatchSink(SinkSuite):
+    refused = ("decimal256",)
+
+    def make(self, tmp_path: Path) -> ForeachBatchSink:
+        return ForeachBatchSink(Keep(tmp_path))
+
+    def read_back(self, tmp_path: Path, committer: Committer) -> pl.DataFrame:
+        return pl.concat([pl.read_ipc(file) for file in sorted(tmp_path.glob("*.arrow"))])
+
+    def test_kinds_that_it_cannot_take_are_refused(self, tmp_path: Path) -> None:
+        """It takes all, and leaves the rest to the function."""
+        for kind in (Append(), Upsert(("key",)), Retract()):
+            assert self.make(tmp_path).bind(SCHEMA, kind).guarantee is Guarantee.AT_LEAST_ONCE
+
+
+def test_rows_that_are_updated_come_with_weights() -> None:
+    """+1 is there now, -1 is gone; a batch without weights is all new."""
+    seen: list[pl.DataFrame] = []
+    sink = ForeachBatchSink(lambda frame, batch_id: seen.append(frame)).bind(SCHEMA, Upsert(("key",)))
+    committer = sink.committer()
+    receipt = Receipt({}, (ChangeBatch(rows(a=1)), ChangeBatch(rows(a=1, b=2), pa.array([-1, 1]))))
+    committer.commit(0, [receipt])
+    committer.commit(1, [])
+    assert seen[0].rows() == [("a", 1, 1), ("a", 1, -1), ("b", 2, 1)]
+    assert seen[0].schema["_weight"] == pl.Int64
+    assert seen[1].is_empty()
+    assert seen[1].schema == seen[0].schema
+
+
+def test_an_error_of_the_function_says_which_batch() -> None:
+    """The cause is chained, and the batch can run again."""
+    calls: list[int] = []
+
+    def post(frame: pl.DataFrame, batch_id: int) -> None:
+        calls.append(batch_id)
+        if len(calls) == 1:
+            json.loads("no json")
+
+    committer = ForeachBatchSink(post).bind(SCHEMA, Append()).committer()
+    with pytest.raises(SinkError, match=r"post failed in batch 7 \(2 rows\): JSONDecodeError") as failed:
+        committer.commit(7, [Receipt({}, (ChangeBatch(rows(a=1, b=2)),))])
+    assert isinstance(failed.value.__cause__, json.JSONDecodeError)
+    committer.commit(7, [])
+    committer.commit(7, [])
+    assert calls == [7, 7]
+
+
+def test_a_column_of_the_stream_is_not_hidden() -> None:
+    schema = pa.schema([("_weight", pa.int64())])
+    ForeachBatchSink(print).bind(schema, Append())
+    with pytest.raises(PlanError, match="rename it"):
+        ForeachBatchSink(print).bind(schema, Retract())

@@ -169,12 +169,13 @@ class Receiver:
     def _poll(self, reader: Reader, longest: float) -> bool:
         due, now = self._generator.due, self._clock.now()
         wait = longest if due is None else min(longest, max(due - now, 0.001))
-        rows = reader.poll(0 if self._flushes else wait)
+        asked = len(self._flushes)  # a flush that comes during the poll wants another one
+        rows = reader.poll(0 if asked else wait)
         rejected = self._take(reader, rows)
-        if rows is None and not rejected and self._flushes:
+        if rows is None and not rejected and asked:
             with self._lock:
                 self._put(self._generator.seal())
-                flushes, self._flushes = self._flushes, []
+                flushes, self._flushes = self._flushes[:asked], self._flushes[asked:]
             for done in flushes:
                 self._outlet.after(done)
         return rows is not None or rejected

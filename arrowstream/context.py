@@ -25,7 +25,7 @@ from arrowstream.connectors.source import SupportsBounded
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import ArrowStreamError, ContextError, PlanError
 from arrowstream.ids import UnitId
-from arrowstream.plan.nodes import Output, SourceNode
+from arrowstream.plan.nodes import Node, Output, SourceNode
 from arrowstream.plan.unit import topological, units
 from arrowstream.read import ReadFrom
 from arrowstream.schedule.deadletters import DEAD_LETTERS, DeadLetters
@@ -39,9 +39,12 @@ from arrowstream.settings import (
     parse_duration,
     parse_size,
 )
+from arrowstream.write import WriteTo
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    import polars as pl
 
     from arrowstream.query import Snapshot
 
@@ -236,6 +239,18 @@ class StreamingContext:
     def dead_letters(self) -> Snapshot:
         """Records that were no rows, with the reason: batch, source, split, raw, reason."""
         return self.sql(f"SELECT * FROM {DEAD_LETTERS}")
+
+    def preview(self, node: Node, seconds: float) -> pl.DataFrame:
+        """Run a node alone for some seconds; `frame.preview` does."""
+        import polars as pl
+
+        with StreamingContext("100ms", workers=0) as trial:
+            WriteTo(node, trial).memory("preview")
+            trial.start()
+            trial.await_termination(seconds)
+            trial.stop(graceful=False)
+            rows = [pl.DataFrame(table) for table in trial._catalog.view("preview").rows]
+        return pl.concat([node.schema.to_frame(), *rows])
 
     def explain(self) -> str:
         """The plans of all outputs as text."""

@@ -29,6 +29,8 @@ class Plans(Protocol):
 
     def add_output(self, output: Output) -> None: ...
 
+    def preview(self, node: Node, seconds: float) -> pl.DataFrame: ...
+
 
 class StreamFrame:
     """Rows of a stream, and what is to be done with them; nothing runs until the context starts.
@@ -216,6 +218,14 @@ class StreamFrame:
         from arrowstream.write import WriteTo
 
         return WriteTo(self._node, self._plans)
+
+    def preview(self, seconds: float = 5.0) -> pl.DataFrame:
+        """The rows that this frame gives in some seconds, or until its sources end: a look before there is an output.
+
+        Runs just this frame, inside this process and apart from the context: sources are opened once more, and what a
+        source that cannot be read again gives here is gone. Of a frame that updates rows, the rows as they are then.
+        """
+        return self._plans.preview(self._node, seconds)
 
     def check(self, frame: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries: int = 20, seed: int = 0) -> None:
         """Try the law on your own pipeline: cut `frame` at random and compare with one shot.

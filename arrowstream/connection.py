@@ -25,6 +25,8 @@ from arrowstream.snapshot import Snapshot
 class Connection:
     """The outputs at a path. Every query looks anew, so that a running context is followed.
 
+    Of several outputs in a directory, those that a running sink holds are left out.
+
     Open -> (`close`, or the end of `with`) -> Closed. Nothing stays open between queries: a sink with lock="release"
     is not held up.
     """
@@ -32,6 +34,7 @@ class Connection:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(os.path.abspath(path))
         self._closed = False
+        self._left_out: list[str] = []
         self._catalog()
 
     @property
@@ -40,8 +43,14 @@ class Connection:
         return self._catalog().names()
 
     def sql(self, statement: str) -> Snapshot:
-        """The answer to a reading statement; raises `QueryError`."""
-        return run_sql(statement, self._catalog())
+        """The answer to a reading statement; raises `QueryError`, with a note of what could not be read."""
+        catalog = self._catalog()
+        try:
+            return run_sql(statement, catalog)
+        except QueryError as error:
+            for left_out in self._left_out:
+                error.add_note(left_out)
+            raise
 
     def close(self) -> None:
         """End the use. Twice is once."""
@@ -64,11 +73,22 @@ class Connection:
         if not self._path.exists():
             raise QueryError(f"there is nothing at {str(self._path)!r}")
         catalog = Catalog()
-        for place in _places(self._path):
+        self._left_out = []
+        places = _places(self._path)
+        for place in places:
             taken = {name.lower() for name in catalog.names()}
-            for name, provider in _outputs(place):
+            try:
+                outputs = list(_outputs(place))
+            except QueryError as error:
+                if len(places) == 1:
+                    raise
+                self._left_out.append(str(error))
+                continue
+            for name, provider in outputs:
                 catalog.register(f"{word_of(place)}_{name}" if name.lower() in taken else name, provider)
         if not catalog.names():
+            if self._left_out:
+                raise QueryError("; ".join(self._left_out))
             raise QueryError(f"there are neither Parquet files nor DuckDB tables at {str(self._path)!r}")
         return catalog
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -41,6 +40,7 @@ def run_sql(statement: str, catalog: Catalog, frozen: AbstractContextManager[obj
                 for name, view in views.items():
                     _bind(cursor, name, view, hosted)
                 _begin_snapshot(cursor, hosted)
+                leases.callback(cursor.rollback)  # before the databases are let go
             return Snapshot(cursor.sql(statement).to_arrow_table())
     except DatabaseHeldError as error:
         raise QueryError(f"{error}; a sink lets others read between its batches with lock='release'") from error
@@ -69,9 +69,8 @@ def tables_used(statement: str, names: list[str]) -> list[str]:
     from sqlglot import exp
     from sqlglot.errors import SqlglotError
 
-    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements that it takes as mere words
     try:
-        trees = sqlglot.parse(statement, dialect="duckdb")
+        trees = sqlglot.parse(_EXPLAIN.sub("", statement), dialect="duckdb")
     except SqlglotError:
         trees = []
     if not trees or any(tree is None or isinstance(tree, exp.Command | exp.Show) for tree in trees):
@@ -79,6 +78,9 @@ def tables_used(statement: str, names: list[str]) -> list[str]:
         return [name for name in names if name.lower() in words] or names
     found = {table.name.lower() for tree in trees if tree for table in tree.find_all(exp.Table)}
     return [name for name in names if name.lower() in found]
+
+
+_EXPLAIN = re.compile(r"(?is)^\s*explain(\s+analyze|\s*\([^)]*\))?\s")
 
 
 def _refuse_writing(statement: str) -> None:
@@ -91,7 +93,7 @@ def _refuse_writing(statement: str) -> None:
         raise QueryError(f"one statement at a time, and this has {len(statements)}: {statement!r}")
     kind = statements[0].type
     if kind == duckdb.StatementType.EXPLAIN:
-        _refuse_writing(re.sub(r"(?is)^\s*explain(\s+analyze|\s*\([^)]*\))?\s", "", statement, count=1))
+        _refuse_writing(_EXPLAIN.sub("", statement))
     elif kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI):  # a PIVOT is several statements
         raise QueryError(
             f"outputs can be read, not changed, and this is a statement of the kind {kind.name}: use SELECT, WITH, "

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arrowstream.connectors.manifest import (
+    UNKNOWN,
     Entry,
     Held,
     Home,
@@ -67,7 +68,10 @@ class ParquetCommitter:
         self._moves: list[Published] = []
         self._lock = lock_home(self._home)
         try:
-            self._manifest = self._recover(partition_by)
+            self._manifest = self._home.manifest()
+            self._check(self._manifest, partition_by)
+            self._recover()
+            self._manifest.schema, self._manifest.partition_by = schema, partition_by
             self._log = LogWriter(self._home, self._manifest)
         except BaseException:
             self._lock.close()
@@ -112,26 +116,21 @@ class ParquetCommitter:
     def last_batch(self) -> int | None:
         return self._manifest.fences.get(self._run)
 
-    def _recover(self, partition_by: tuple[str, ...]) -> Manifest:
-        """What is committed, with its renames made and everything else that is staged deleted."""
-        home = self._home
-        manifest = home.manifest()
-        self._check(manifest, partition_by)
+    def _recover(self) -> None:
+        """Make the renames that a crash has left undone, delete what was staged and not committed, and take in
+        files that came otherwise."""
+        home, manifest = self._home, self._manifest
         self._moves = [new for new in manifest.files.values() if new.staged and (home.staging / new.staged).exists()]
         self._finish_moves()
         for name in parquet_files(home.staging):
             if name not in manifest.held:
                 (home.staging / name).unlink()
-        there = parquet_files(home.directory)
-        unknown = [Published("", name, pq.read_metadata(home.directory / name).num_rows) for name in there
-                   if name not in manifest.files]  # fmt: skip
-        manifest.files = {name: new for name, new in manifest.files.items() if name in set(there)}
-        manifest.files = {name: Published("", name, new.rows) for name, new in manifest.files.items()}
-        manifest.files.update((new.file, new) for new in unknown)
-        manifest.number = max(manifest.number, *(_number(name) + 1 for name in manifest.files), 0)
-        manifest.schema, manifest.partition_by = self._schema, partition_by
+        there = dict.fromkeys(parquet_files(home.directory))
+        rows = {name: new.rows for name, new in manifest.files.items() if name in there}
+        rows.update((name, UNKNOWN) for name in there if name not in rows)
+        manifest.files = {name: Published("", name, count) for name, count in rows.items()}
+        manifest.number = max(manifest.number, *(_number(name) + 1 for name in rows), 0)
         self._held_since = {held.directory: time.monotonic() for held in manifest.held.values()}
-        return manifest
 
     def _check(self, manifest: Manifest, partition_by: tuple[str, ...]) -> None:
         """Refuse a directory whose rows have other types or other partitions than the stream."""
@@ -151,12 +150,11 @@ class ParquetCommitter:
 
     def _publish(self, entry: Entry) -> None:
         self._log.append(entry)
+        self._manifest.apply(entry)  # committed from here on, also where a rename fails
         self._moves = list(entry.publish)
-        self._finish_moves()
-        self._manifest.apply(entry)
         for held in entry.hold:
             self._held_since.setdefault(held.directory, time.monotonic())
-        self._files = self._paths()
+        self._finish_moves()
 
     def _finish_moves(self) -> None:
         """Give committed files their names. What is done is done: a second call goes on where the first failed."""
@@ -170,6 +168,7 @@ class ParquetCommitter:
             self._moves.pop()
         for folder in folders:
             sync_directory(folder)
+        self._files = self._paths()
 
     def _named(self, staged: Sequence[Held]) -> list[Published]:
         number = self._manifest.number

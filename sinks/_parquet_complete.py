@@ -17,7 +17,7 @@ from arrowstream.errors import SinkError
 from arrowstream.sinks._handover import handed_over
 from arrowstream.sinks._parquet_committer import clear_staging, lock_home
 from arrowstream.sinks._parquet_files import FileFormat, plain
-from arrowstream.sinks._tables import live_table
+from arrowstream.sinks._tables import LiveTable, live_table
 
 FILE = "part-0.parquet"
 _RUN, _BATCH = "arrowstream.run", "arrowstream.batch"
@@ -31,8 +31,9 @@ class CompleteCommitter:
         self._run = run
         self._schema = schema
         self._form = form
-        self._table = live_table(schema, kind)
+        self._kind = kind
         self._last: int | None = None
+        self._table: LiveTable
         self._lock = lock_home(self._home)
         try:
             clear_staging(self._home)
@@ -56,7 +57,8 @@ class CompleteCommitter:
             self._form.write(plain(table), staged, {_RUN: self._run, _BATCH: str(batch_id)})
             os.replace(staged, self._home.directory / FILE)
             sync_directory(self._home.directory)
-        except OSError as error:
+        except (OSError, pa.ArrowException) as error:
+            self._resume()  # without the batch, which will come again
             raise SinkError(f"batch {batch_id} could not be written to {str(self._file)!r}: {error}") from error
 
     def _resume(self) -> None:
@@ -67,6 +69,7 @@ class CompleteCommitter:
                 f"{str(self._home.directory)!r} holds Parquet files of another kind, such as {others[0]!r}: "
                 "mode='complete' keeps one file in a directory of its own"
             )
+        self._table = live_table(self._schema, self._kind)
         if not self._file.exists():
             return
         facts = pq.read_metadata(self._file).metadata or {}

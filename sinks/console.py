@@ -64,6 +64,7 @@ class ConsoleCommitter:
     def commit(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
         if self._last is not None and batch_id <= self._last:
             return
+        self._last = batch_id
         batch = handed_over(receipts)
         changed = sum(changes.num_rows for changes in batch)
         if changed and self._table is None:
@@ -73,7 +74,6 @@ class ConsoleCommitter:
             self._table.apply(batch)
             rows = pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()])
             self._print(f"batch {batch_id} · {_count(changed, 'change')}, {_count(rows.num_rows, 'row')} now", rows)
-        self._last = batch_id
 
     def _print(self, heading: str, rows: pa.Table) -> None:
         table = text_table(rows, rows=self._sink.rows, width=self._sink.width)

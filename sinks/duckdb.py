@@ -154,7 +154,7 @@ class DuckDBCommitter:
     def close(self) -> None:
         """Let go of the file. A database in memory stays, for queries, as long as this committer does."""
         if self._path == IN_MEMORY:
-            weakref.finalize(self, self._held.pop_all().close)
+            weakref.finalize(self, self._held.pop_all().close).atexit = False
         self._held.close()
 
     def view(self) -> TableView:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -254,6 +256,25 @@ def test_connect_to_files_without_a_log(tmp_path: Path) -> None:
     (tmp_path / "words").rename(tmp_path / "copied")
     with arrowstream.connect(tmp_path / "copied") as outputs:
         assert outputs.sql("SELECT key, value FROM copied ORDER BY value").fetchall() == [("a", 1), ("b", 2)]
+
+
+def test_connect_leaves_out_what_is_held(tmp_path: Path) -> None:
+    """One sink of a running context holds its file: the others can be read, and the error says why not all."""
+    write(ParquetSink(tmp_path / "words"), rows(a=1))
+    path = str(tmp_path / "held.duckdb")
+    code = f"import duckdb, sys; c = duckdb.connect({path!r}); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        holder.stdout.readline()
+        with arrowstream.connect(tmp_path) as outputs:
+            assert outputs.sql("FROM words").fetchall() == [("a", 1)]
+            with pytest.raises(QueryError, match="no table 'counts'") as missing:
+                outputs.sql("FROM counts")
+        assert f"held by process {holder.pid}" in missing.value.__notes__[0]
+        with pytest.raises(QueryError, match="lock='release'"):
+            arrowstream.connect(path)
+        holder.stdin.close()
 
 
 def test_connect_says_what_is_wrong(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ name tables of several files at once.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ from threading import RLock
 import duckdb
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
+from arrowstream.errors import ArrowStreamError
+
 IN_MEMORY = ":memory:"
 
 
-class DatabaseHeldError(Exception):
+class DatabaseHeldError(ArrowStreamError):
     """Another process has the file open; the message says which."""
 
 
@@ -58,6 +61,10 @@ class DatabaseHub:
         """The name under which the database is attached."""
         with self._lock:
             return self._known(path).alias
+
+    def close(self) -> None:
+        """End the instance; for the end of the process."""
+        self._instance.close()
 
     @contextmanager
     def lease(
@@ -120,7 +127,9 @@ class DatabaseHub:
 @cache
 def hub() -> DatabaseHub:
     """The hub of this process; made when it is first needed."""
-    return DatabaseHub()
+    made = DatabaseHub()
+    atexit.register(made.close)
+    return made
 
 
 def database_key(path: str | os.PathLike[str], owner: object = None) -> str:

@@ -22,6 +22,9 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
+UNKNOWN = -1
+"""The rows of a file that came otherwise than by us."""
+
 
 class Published(msgspec.Struct, frozen=True):
     """A file of the directory: where it was staged (below `staging`), and its name below the directory."""

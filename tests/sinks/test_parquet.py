@@ -452,3 +452,32 @@ def test_a_torn_line_was_never_written(tmp_path: Path) -> None:
         assert committer.last_batch() == 0
         write(sink, 1, rows(b=1), committer)
     assert len(pq.read_table(tmp_path / "out")) == 2
+
+
+def test_a_rename_that_fails_and_then_works(tmp_path: Path) -> None:
+    """Something is in the way of a file. The batch is committed already: asked again, it goes on and doubles nothing."""
+    obstacle = tmp_path / "out" / "part-00000001-0.parquet"
+    with opened(ParquetSink(tmp_path / "out")) as (sink, committer):
+        write(sink, 0, rows(a=0), committer)
+        obstacle.mkdir()
+        with pytest.raises(SinkError, match="batch 1 could not be published"):
+            write(sink, 1, rows(a=1), committer)
+        assert len(committer.view().files) == 1
+        obstacle.rmdir()
+        write(sink, 1, rows(a=1), committer)
+        write(sink, 2, rows(a=2), committer)
+    assert pq.read_table(tmp_path / "out")["value"].to_pylist() == [0, 1, 2]
+
+
+def test_a_table_that_could_not_be_replaced(tmp_path: Path) -> None:
+    """mode='complete': the batch that failed is not in the next one twice."""
+    sink = ParquetSink(tmp_path / "out", mode="complete").bind(SCHEMA, Retract())
+    with closing(sink.committer()) as committer:
+        write(sink, 0, rows(a=1), committer)
+        obstacle = Home(tmp_path / "out").staging / "part-0.parquet"
+        obstacle.mkdir()
+        with pytest.raises(SinkError, match="batch 1 could not be written"):
+            write(sink, 1, rows(b=2), committer)
+        obstacle.rmdir()
+        write(sink, 1, rows(b=2), committer)
+    assert sorted(pq.read_table(tmp_path / "out")["key"].to_pylist()) == ["a", "b"]

@@ -241,7 +241,7 @@ class UnitDriver:
             case TaskDone():
                 self._carry_out(self._scheduler.task_done(event))
             case TaskFailed():
-                self._carry_out(self._scheduler.task_failed(event))
+                self._carry_out(self._scheduler.task_failed(event, self._clock.now()))
             case ReceiverStarted():
                 self._is_open(event.source, event.split)
             case ReceiverFailed():

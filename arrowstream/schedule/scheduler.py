@@ -30,6 +30,10 @@ Instruction: TypeAlias = (
 )
 
 
+RETRY_SECONDS = 0.1
+"""How long to wait, doubled with every attempt, before a batch is tried a third time."""
+
+
 class BatchScheduler:
     """Decides what a unit does next; does no I/O, takes the time as an argument.
 
@@ -68,6 +72,8 @@ class BatchScheduler:
         self._pending: set[int] = set()
         self._done: list[TaskDone] = []
         self._committing = False
+        self._again_at: float | None = None
+        self._broken = ""
 
     @property
     def idle(self) -> bool:
@@ -75,15 +81,17 @@ class BatchScheduler:
         return self._batch is None
 
     def next_tick(self, now: float) -> float | None:
-        """When `tick` should be called next; None while a batch is on its way."""
+        """When `tick` should be called next; None while a batch is on its way and none of its tasks has failed."""
         if self._batch is not None:
-            return None
+            return self._again_at
         if self._due is None:
             self._due = now + self._settings.interval
         return self._due
 
     def tick(self, now: float, *, hurry: bool = False) -> list[Instruction]:
         """A batch may be due: allot it. `hurry` does not wait for its time."""
+        if self._again_at is not None and now >= self._again_at:
+            return self._again(self._broken)
         due = self.next_tick(now)
         if self._batch is not None or not (hurry or (due is not None and now >= due)):
             return []
@@ -111,12 +119,17 @@ class BatchScheduler:
         self._committing = True
         return [CommitBatch(self._batch, sorted(self._done, key=lambda done: (done.task.stage, done.task.partition)))]
 
-    def task_failed(self, event: TaskFailed) -> list[Instruction]:
+    def task_failed(self, event: TaskFailed, now: float) -> list[Instruction]:
         if not self._current(event.task):
             return []
         if not event.retry:
             return [FailUnit(event.task.batch, event.reason, event.error)]
-        return self._again(event.reason)
+        if self._attempt == 0:
+            return self._again(event.reason)
+        if self._again_at is None:
+            # A lost worker is refused sooner than it is known to be lost: give the news time to come.
+            self._broken, self._again_at = event.reason, now + RETRY_SECONDS * 2**self._attempt
+        return []
 
     def batch_committed(self) -> list[Instruction]:
         """All sinks have the batch, and the log."""
@@ -194,6 +207,7 @@ class BatchScheduler:
         assert self._batch is not None
         if self._attempt + 1 >= self._settings.attempts:
             return [FailUnit(self._batch.id, f"gave up after {self._settings.attempts} attempts: {reason}")]
+        self._again_at = None
         aborted = AbortReceipts(self._batch.id, self._done)
         self._attempt += 1
         return [aborted, *self._start_stage(0)]

@@ -46,7 +46,7 @@ def main() -> None:
             print(f"taking orders for {options.seconds:g} s ...\n", flush=True)
             ctx.await_termination(timeout=options.seconds)
 
-            print("while it runs: the Parquet directory and the DuckDB table in one statement, at one instant")
+            print("while it runs, at one instant: the Parquet directory joined with the DuckDB table")
             print(ctx.sql(TOGETHER))
             ctx.stop()
 

@@ -56,6 +56,7 @@ class LocalCluster:
         self._units: dict[UnitId, tuple[bytes, Callable[[ClusterEvent], None]]] = {}
         self._numbers = count()
         self._replaced = 0
+        self._replacement: _Process | None = None
         self._closed = False
         self._closing = threading.Event()
 
@@ -121,6 +122,8 @@ class LocalCluster:
         with self._lock:
             self._closed = True
             workers, self._workers = list(self._workers.values()), {}
+            if self._replacement is not None and self._replacement not in workers:
+                workers.append(self._replacement)  # it may still be starting
         for worker in workers:
             worker.close()
 
@@ -187,11 +190,12 @@ class LocalCluster:
             self._replaced += 1
             if self._closed or self._replaced > REPLACEMENTS:
                 return
+            process = self._replacement = self._spawn()
         try:
-            process = self._spawn()
             self._join(process)
-        except ClusterError as error:
-            log.warning("no worker in place of the lost one: %s", error)
+        except (ClusterError, OSError, ValueError) as error:
+            if not self._closed:
+                log.warning("no worker in place of the lost one: %s", error)
             return
         with self._lock:
             if self._closed:
@@ -233,8 +237,9 @@ class _Process:
             start_new_session=True,  # Ctrl-C is for the driver, which stops its workers when it is through
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(msgspec.msgpack.encode(config).hex() + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already, which `connect` will say
+            self.process.stdin.write(msgspec.msgpack.encode(config).hex() + "\n")
+            self.process.stdin.flush()
 
     def connect(self) -> None:
         """Wait for the port. Raises `ClusterError`."""

@@ -162,8 +162,11 @@ class _TaskThread:
 def main() -> None:
     config = msgspec.msgpack.decode(bytes.fromhex(sys.stdin.readline()), type=WorkerConfig)
     server = WorkerServer(config)
-    sys.stdout.write(f"{server.port}\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"{server.port}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(0)  # the driver went while this process was starting
     # What the user's functions print on a worker is seen where the driver's errors are, and line by line.
     os.dup2(2, 1)
     sys.stdout = sys.stderr

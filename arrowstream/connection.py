@@ -130,9 +130,9 @@ def _parquet_view(directory: Path) -> TableView:
     """By the log where there is one, else all files that are there."""
     manifest = Home(directory).visible()
     if manifest is not None and manifest.schema is not None:
-        files = [directory / name for name in manifest.files]
-        files += [Home(directory).staging / name for name in manifest.held]
-        return TableView(manifest.schema, files=tuple(map(str, files)))
+        files = tuple(str(directory / name) for name in manifest.files)
+        rows = tuple(Home(directory).rows(held) for held in manifest.held.values())
+        return TableView(manifest.schema, rows, files)
     names = tuple(str(directory / name) for name in parquet_files(directory))
     if not names:
         raise QueryError(f"there are no Parquet files in {str(directory)!r} yet")

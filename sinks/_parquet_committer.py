@@ -7,13 +7,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from arrowstream.connectors.manifest import (
     UNKNOWN,
@@ -31,8 +31,6 @@ from arrowstream.connectors.view import TableView
 from arrowstream.errors import SinkError
 from arrowstream.sinks._parquet_files import FileFormat, plain_schema
 
-_ROW_GROUP = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Roll:
@@ -47,6 +45,9 @@ class ParquetCommitter:
 
     States of a batch: staged -> (a line in the log) -> committed -> (renames) -> published. A crash before the line
     leaves files that the next committer deletes; one after it leaves renames that the next committer makes.
+
+    With a roll, what is committed is held, and a thread of its own makes a larger file of it, which one of the next
+    commits publishes: encoding 128 MB takes seconds, for which no batch should wait.
     """
 
     def __init__(
@@ -64,7 +65,13 @@ class ParquetCommitter:
         self._form = form
         self._roll = roll
         self._held_since: dict[str, float] = {}
-        self._dropped: list[str] = []
+        self._rows: dict[str, pa.Table] = {}
+        self._files: list[str] = []  # only ever grows
+        self._shown: tuple[int, tuple[pa.Table, ...]] = (0, ())
+        self._shrinks = 0.5  # bytes of Parquet for a byte that is held; learned from file to file
+        self._merger = ThreadPoolExecutor(1, thread_name_prefix="arrowstream-parquet")
+        self._merging: Future[list[_Merged]] | None = None
+        self._partition_by = partition_by
         self._moves: list[Published] = []
         self._lock = lock_home(self._home)
         try:
@@ -76,11 +83,13 @@ class ParquetCommitter:
         except BaseException:
             self._lock.close()
             raise
-        self._files = self._paths()
+        self._show()
 
     def commit(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
         with _writing(self._home, batch_id):
-            self._finish_moves()
+            if self._moves:
+                self._finish_moves()
+                self._show()
             last = self.last_batch()
             if last is not None and batch_id <= last:
                 self.abort(batch_id, receipts)
@@ -92,7 +101,9 @@ class ParquetCommitter:
             else:
                 entry.hold = staged
             self._publish(entry)
-            self._publish_full(self._roll or Roll())
+            if self._roll is not None:
+                self._publish_merged(wait=False)
+                self._merge_full(self._roll)
 
     def abort(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
@@ -103,15 +114,18 @@ class ParquetCommitter:
     def flush(self) -> None:
         with _writing(self._home, None):
             self._finish_moves()
-            self._publish_full(Roll(bytes=0))
+            self._publish_merged(wait=True)
+            self._merge_full(Roll(bytes=0))
+            self._publish_merged(wait=True)
 
     def close(self) -> None:
+        self._merger.shutdown()
         self._log.close()
-        self._delete_dropped()
         self._lock.close()
 
     def view(self) -> TableView:
-        return TableView(self._schema, files=self._files)
+        files, rows = self._shown
+        return TableView(self._schema, rows, tuple(self._files[:files]))
 
     def last_batch(self) -> int | None:
         return self._manifest.fences.get(self._run)
@@ -122,13 +136,14 @@ class ParquetCommitter:
         home, manifest = self._home, self._manifest
         self._moves = [new for new in manifest.files.values() if new.staged and (home.staging / new.staged).exists()]
         self._finish_moves()
-        for name in parquet_files(home.staging):
-            if name not in manifest.held:
-                (home.staging / name).unlink()
+        for path in home.staging.rglob("*"):
+            if path.is_file() and str(path.relative_to(home.staging)) not in manifest.held:
+                path.unlink()
         there = dict.fromkeys(parquet_files(home.directory))
         rows = {name: new.rows for name, new in manifest.files.items() if name in there}
         rows.update((name, UNKNOWN) for name in there if name not in rows)
         manifest.files = {name: Published("", name, count) for name, count in rows.items()}
+        self._files = [str(home.directory / name) for name in rows]
         manifest.number = max(manifest.number, *(_number(name) + 1 for name in rows), 0)
         self._held_since = {held.directory: time.monotonic() for held in manifest.held.values()}
 
@@ -155,6 +170,7 @@ class ParquetCommitter:
         for held in entry.hold:
             self._held_since.setdefault(held.directory, time.monotonic())
         self._finish_moves()
+        self._show()
 
     def _finish_moves(self) -> None:
         """Give committed files their names. What is done is done: a second call goes on where the first failed."""
@@ -165,10 +181,10 @@ class ParquetCommitter:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self._home.staging / new.staged, target)
             folders.add(target.parent)
+            self._files.append(str(target))
             self._moves.pop()
         for folder in folders:
             sync_directory(folder)
-        self._files = self._paths()
 
     def _named(self, staged: Sequence[Held]) -> list[Published]:
         number = self._manifest.number
@@ -177,45 +193,59 @@ class ParquetCommitter:
             for part, held in enumerate(staged)
         ]
 
-    def _publish_full(self, roll: Roll) -> None:
-        """Make a file of every directory that holds enough rows, or has held them long enough."""
+    def _merge_full(self, roll: Roll) -> None:
+        """Begin to make a file of every directory that holds enough rows, or has held them long enough."""
+        if self._merging is not None:
+            return
         by_directory: dict[str, list[Held]] = {}
         for held in self._manifest.held.values():
             by_directory.setdefault(held.directory, []).append(held)
         now = time.monotonic()
-        full = {
-            directory: held
+        full = [
+            held
             for directory, held in by_directory.items()
-            if sum(each.bytes for each in held) >= roll.bytes or now - self._held_since[directory] >= roll.seconds
-        }
-        if not full:
+            if sum(each.bytes for each in held) * self._shrinks >= roll.bytes
+            or now - self._held_since[directory] >= roll.seconds
+        ]
+        if full:
+            number = self._manifest.number
+            self._merging = self._merger.submit(lambda: [self._merged(held, number) for held in full])
+
+    def _merged(self, held: Sequence[Held], number: int) -> _Merged:
+        """Encode held rows of one directory as one staged file; in the merger's thread."""
+        directory = held[0].directory
+        table = pa.concat_tables([self._home.rows(each) for each in held]).drop_columns(list(self._partition_by))
+        path = self._home.staging / directory / f"merged-{number:08d}.parquet"
+        self._form.write(table, path)
+        name = os.path.join(directory, path.name)
+        return _Merged(Held(name, directory, table.num_rows, path.stat().st_size), tuple(held))
+
+    def _publish_merged(self, *, wait: bool) -> None:
+        if self._merging is None or not (wait or self._merging.done()):
             return
-        self._delete_dropped()
-        merged = [self._merged(directory, held) for directory, held in full.items()]
-        drop = [each.staged for held in full.values() for each in held]
-        self._publish(Entry(publish=self._named(merged), drop=drop))
-        self._dropped = [name for name in drop if name not in {each.staged for each in merged}]
-        for directory in full:
-            del self._held_since[directory]
+        merging, self._merging = self._merging, None
+        done = merging.result()
+        gone = [held for merged in done for held in merged.parts]
+        self._publish(Entry(publish=self._named([merged.file for merged in done]), drop=[held.staged for held in gone]))
+        self._shrinks = sum(merged.file.bytes for merged in done) / sum(held.bytes for held in gone)
+        waiting = {held.directory for held in self._manifest.held.values()}
+        self._held_since = {directory: time.monotonic() for directory in waiting}
+        for held in gone:
+            (self._home.staging / held.staged).unlink(missing_ok=True)
 
-    def _merged(self, directory: str, held: Sequence[Held]) -> Held:
-        if len(held) == 1:
-            return held[0]
-        name = os.path.join(directory, f"merged-{self._manifest.number:08d}.parquet")
-        tables = [pq.read_table(self._home.staging / each.staged, partitioning=None) for each in held]
-        table = pa.concat_tables(tables)
-        self._form.write(table, self._home.staging / name)
-        return Held(name, directory, table.num_rows, 0)
+    def _show(self) -> None:
+        """Let `view` see what is published and held now, in one assignment."""
+        held = self._manifest.held
+        self._rows = {name: self._rows.get(name) or self._home.rows(held[name]) for name in held}
+        self._shown = (len(self._files), tuple(self._rows.values()))
 
-    def _delete_dropped(self) -> None:
-        """Delete files whose rows went into a larger one; a roll later, because a query may still read them."""
-        for name in self._dropped:
-            (self._home.staging / name).unlink(missing_ok=True)
-        self._dropped = []
 
-    def _paths(self) -> tuple[str, ...]:
-        files = [str(self._home.directory / name) for name in self._manifest.files]
-        return (*files, *(str(self._home.staging / name) for name in self._manifest.held))
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """A staged file and the held ones whose rows it has."""
+
+    file: Held
+    parts: tuple[Held, ...]
 
 
 def lock_home(home: Home) -> IO[Any]:

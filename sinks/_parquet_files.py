@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arrowstream.connectors.changes import ChangeBatch
+from arrowstream.connectors.manifest import write_rows
 from arrowstream.connectors.sink import Receipt
 from arrowstream.errors import PlanError, SinkError, missing_extra
 from arrowstream.sinks._handover import conformed
@@ -64,10 +65,21 @@ class FileFormat:
                     "engine= out for pyarrow"
                 )
 
+    def check_values(self, table: pa.Table) -> None:
+        """Raise where the engine would change a value without a word."""
+        for column in table.schema if self.engine == "fastparquet" else ():
+            if pa.types.is_floating(column.type) and pc.any(pc.is_nan(table[column.name])).as_py():
+                raise SinkError(
+                    f"column {column.name!r} holds NaN, which fastparquet writes as null: "
+                    "fill_nan() before, or leave engine= out for pyarrow"
+                )
+
 
 @dataclass(slots=True)
 class StagingWriter:
     """Stages one task's rows; the files are whole and durable when `finish` returns.
+
+    They are Parquet, ready to be published, or, where rows are to be held back, Arrow IPC.
 
     Rows are kept until there are two million of them, or `finish`, so that a file is written in one piece.
     """
@@ -77,6 +89,7 @@ class StagingWriter:
     schema: pa.Schema
     partition_by: tuple[str, ...]
     form: FileFormat
+    hold: bool = False
     _rows: list[pa.Table] = field(default_factory=list)
     _count: int = 0
     _staged: list[dict[str, Any]] = field(default_factory=list)
@@ -109,23 +122,27 @@ class StagingWriter:
         table = pa.concat_tables(self._rows)
         self._rows, self._count = [], 0
         for directory, part in partitioned(table, self.partition_by).items():
-            name = os.path.join(directory, f"{self.stem}-{secrets.token_hex(4)}.parquet")
+            ending = "arrow" if self.hold else "parquet"
+            name = os.path.join(directory, f"{self.stem}-{secrets.token_hex(4)}.{ending}")
             path = self.staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
             self._staged.append({"staged": name, "directory": directory, "rows": part.num_rows, "bytes": 0})
-            self.form.write(part, path)
+            self.form.check_values(part)
+            if self.hold:
+                write_rows(part, path)
+            else:
+                self.form.write(part.drop_columns(list(self.partition_by)), path)
             self._staged[-1]["bytes"] = path.stat().st_size
 
 
 def partitioned(table: pa.Table, partition_by: tuple[str, ...]) -> dict[str, pa.Table]:
-    """The table by hive directory ("" without partitions), plain, and without the partition columns."""
-    schema = plain_schema(table.schema)
+    """The table by hive directory ("" without partitions), and plain."""
     if not partition_by:
         return {"": plain(table)}
     frame = pl.DataFrame(pl.from_arrow(plain(table)))
-    rest = pa.schema([column for column in schema if column.name not in partition_by])
-    parts = frame.partition_by(partition_by, as_dict=True, include_key=False, maintain_order=True)
-    return {hive_directory(partition_by, values): as_arrow(part, rest) for values, part in parts.items()}
+    parts = frame.partition_by(partition_by, as_dict=True, maintain_order=True)
+    schema = plain_schema(table.schema)
+    return {hive_directory(partition_by, values): as_arrow(part, schema) for values, part in parts.items()}
 
 
 def hive_directory(columns: tuple[str, ...], values: tuple[object, ...]) -> str:
@@ -185,12 +202,6 @@ def _write_fastparquet(table: pa.Table, path: Path, compression: str) -> None:
     import fastparquet
     import pandas as pd  # type: ignore[import-untyped]
 
-    for column in table.schema:
-        if pa.types.is_floating(column.type) and pc.any(pc.is_nan(table[column.name])).as_py():
-            raise SinkError(
-                f"column {column.name!r} holds NaN, which fastparquet writes as null: "
-                "fill_nan() before, or leave engine= out for pyarrow"
-            )
     nullable = {pa.bool_(): pd.BooleanDtype()}
     for bits in (8, 16, 32, 64):
         nullable[getattr(pa, f"int{bits}")()] = getattr(pd, f"Int{bits}Dtype")()

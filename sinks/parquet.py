@@ -73,7 +73,8 @@ class ParquetSink:
         if self.mode == "complete":
             return HandoverWriter(schema)
         staging = Home(self._directory).staging
-        return StagingWriter(staging, f"{batch_id:08d}-{task_id}", schema, self._partitions, self._form)
+        stem = f"{batch_id:08d}-{task_id}"
+        return StagingWriter(staging, stem, schema, self._partitions, self._form, hold=self.roll is not None)
 
     def committer(self, run: str | None = None) -> ParquetCommitter | CompleteCommitter:
         schema = bound(self.schema, self.name)

@@ -2,7 +2,7 @@
 
     words/part-00000012-0.parquet            what any reader of Parquet sees: whole files, each row once
     .words.arrowstream/log                   what was published, one JSON line a batch
-    .words.arrowstream/staging/...           rows that wait to be published, or for a larger file
+    .words.arrowstream/staging/...           files that wait to be published, and rows that wait for a larger file
 
 The log lies beside the directory and not in it, because `pl.scan_parquet("words")` takes every file below, hidden ones
 too (Polars 2.1), and refuses a directory that holds anything else.
@@ -35,7 +35,11 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A staged file whose rows are committed and wait, in `staging`, to become part of a larger file."""
+    """A staged file whose rows are committed and wait, in `staging`, to become part of a larger file.
+
+    It is an Arrow IPC file: ten times faster to write than Parquet, into which its rows are encoded only once. It has
+    all columns, also those by which the directory is named.
+    """
 
     staged: str
     directory: str
@@ -120,6 +124,11 @@ class Home:
     def staging(self) -> Path:
         return self.path / "staging"
 
+    def rows(self, held: Held) -> pa.Table:
+        """The rows of a held file; mapped, so that they stay when the file is deleted."""
+        with pa.memory_map(str(self.staging / held.staged)) as file, pa.ipc.open_file(file) as reader:
+            return reader.read_all()
+
     def entries(self) -> Iterator[Entry]:
         """The whole lines of the log; none where there is no log."""
         try:
@@ -185,6 +194,15 @@ class LogWriter:
 
     def close(self) -> None:
         self._file.close()
+
+
+def write_rows(table: pa.Table, path: Path) -> None:
+    """Write a file for `Home.rows` and make it durable."""
+    with path.open("wb") as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def parquet_files(directory: Path) -> list[str]:

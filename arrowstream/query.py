@@ -93,7 +93,9 @@ def _refuse_writing(statement: str) -> None:
         raise QueryError(f"one statement at a time, and this has {len(statements)}: {statement!r}")
     kind = statements[0].type
     if kind == duckdb.StatementType.EXPLAIN:
-        _refuse_writing(_EXPLAIN.sub("", statement))
+        explained = _EXPLAIN.sub("", statement)
+        if explained != statement:  # else a comment stands before it; the transaction only reads, whatever it says
+            _refuse_writing(explained)
     elif kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI):  # a PIVOT is several statements
         raise QueryError(
             f"outputs can be read, not changed, and this is a statement of the kind {kind.name}: use SELECT, WITH, "

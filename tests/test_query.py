@@ -72,6 +72,7 @@ def test_statements_that_describe() -> None:
     assert run_sql("SUMMARIZE counts", catalog).pl()["count"].to_list() == [3, 3]
     assert run_sql("SHOW TABLES", catalog).fetchall() == [("counts",), ("others",)]
     assert len(run_sql("EXPLAIN ANALYZE SELECT * FROM counts", catalog)) == 1
+    assert len(run_sql("/* how? */ EXPLAIN SELECT * FROM counts", catalog)) == 1
     assert run_sql("PIVOT counts ON word USING sum(count)", catalog).columns == ["a", "b", "c"]
 
 

@@ -46,6 +46,7 @@ class DatabaseHub:
         self._instance.execute("SET GLOBAL python_enable_replacements = false")
         self._attachments: dict[str, _Attachment] = {}
         self._lock = RLock()
+        self._closed = False
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A new cursor on the instance; the caller closes it."""
@@ -64,7 +65,9 @@ class DatabaseHub:
 
     def close(self) -> None:
         """End the instance; for the end of the process."""
-        self._instance.close()
+        with self._lock:
+            self._closed = True
+            self._instance.close()
 
     @contextmanager
     def lease(
@@ -115,7 +118,7 @@ class DatabaseHub:
         with self._lock:
             known = self._known(path)
             known.users -= 1
-            if not known.users:
+            if not known.users and not self._closed:
                 self._instance.execute(f"DETACH {quoted(known.alias)}")
 
     def _known(self, path: str) -> _Attachment:

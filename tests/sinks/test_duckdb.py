@@ -250,3 +250,24 @@ def test_queries_see_two_databases_at_one_instant(tmp_path: Path) -> None:
     assert all(left == right for left, right in seen)
     for committer in committers:
         committer.close()
+
+
+@pytest.mark.parametrize("path", ["out.duckdb", ":memory:"])
+def test_a_process_that_ends_without_a_stop_is_silent(tmp_path: Path, path: str) -> None:
+    """A script without `ctx.stop()`: what was committed stays, and nothing is printed at the end."""
+    code = f"""
+from arrowstream.connectors.changes import Append, ChangeBatch
+from arrowstream.sinks.duckdb import DuckDBSink
+from arrowstream.testing.sink_suite import SCHEMA, rows
+sink = DuckDBSink({path!r}, "output").bind(SCHEMA, Append())
+committer = sink.committer()
+writer = sink.open(0, "0-0", SCHEMA)
+writer.write(ChangeBatch(rows(a=1)))
+committer.commit(0, [writer.finish()])
+if {path!r} == ":memory:":
+    committer.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    if path != ":memory:":
+        assert elsewhere(tmp_path / path, "FROM output") == "[('a', 1)]"

@@ -56,8 +56,10 @@ class BlockGenerator:
             start, self._start = self._start, stop
             sealed.append(Block(self._info("rows", rows.num_rows, rows.nbytes, start, stop, now, held=False), None))
         elif rows is not None and rows.num_rows:
-            if self._bytes and self._bytes + rows.nbytes > self._settings.bytes:
-                sealed += self.seal()  # rather two blocks than one that is too large and has to be copied together
+            large = self._bytes + rows.nbytes > self._settings.bytes
+            long = self._count + rows.num_rows > self._settings.rows
+            if large or long:  # rather two blocks than one that is too large and has to be copied together
+                sealed += self.seal()
             self._rows.append(rows)
             self._count += rows.num_rows
             self._bytes += rows.nbytes

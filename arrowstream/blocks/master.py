@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from arrowstream.blocks.block import BlockInfo
@@ -76,15 +76,26 @@ class BlockMaster:
         """When the first row of the oldest waiting block came."""
         return min((self._blocks[block].info.created for block in self._waiting), default=None)
 
-    def allot(self, max_rows: int | None, max_bytes: int) -> list[BlockInfo]:
+    def allot(
+        self, max_rows: int | None, max_bytes: int, max_rows_of: Mapping[SourceId, int] | None = None
+    ) -> list[BlockInfo]:
         """Take blocks for a batch, in the order they came, up to the limits but at least one.
 
-        They come back in order of arrival: by source, split and position.
+        `max_rows_of` limits the rows of single sources, again to at least one block. They come back in order of
+        arrival: by source, split and position.
         """
         taken: list[BlockInfo] = []
         rows = nbytes = 0
+        limits = max_rows_of or {}
+        left = dict(limits)
         for block in self._waiting:
             info = self._blocks[block].info
+            if info.source in left:
+                first = left[info.source] == limits[info.source]
+                if not first and info.rows > left[info.source]:
+                    left[info.source] = -1  # nor what comes after it, so that its order stays
+                    continue
+                left[info.source] -= info.rows
             full = nbytes + info.nbytes > max_bytes or (max_rows is not None and rows + info.rows > max_rows)
             if taken and full:
                 break

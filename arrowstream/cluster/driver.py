@@ -19,6 +19,7 @@ from arrowstream.clock import Clock
 from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, WorkerLost
 from arrowstream.cluster.inbox import Inbox
 from arrowstream.connectors.sink import Committer, Receipt
+from arrowstream.connectors.source import batch_limit
 from arrowstream.errors import ArrowStreamError, BatchError, ClusterError, SinkError, SourceError
 from arrowstream.ids import SourceId, WorkerId
 from arrowstream.operators.compile import compile_unit
@@ -110,6 +111,7 @@ class UnitDriver:
             settings.cluster.replication,
             settings.batches,
             self._blocks,
+            {source: limit for source, node in unit.sources if (limit := batch_limit(node.source)) is not None},
         )
         self._names = {source: node.name for source, node in unit.sources}
         self._sources = {source: node.source for source, node in unit.sources}

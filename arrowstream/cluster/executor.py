@@ -6,7 +6,7 @@ import contextlib
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol, TypeAlias
 
@@ -20,7 +20,7 @@ from arrowstream.blocks.manager import BlockManager, Peers
 from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, DropBlocks
 from arrowstream.blocks.store import BlockNotFoundError, BlockStore
 from arrowstream.clock import Clock
-from arrowstream.connectors.source import SupportsBounded
+from arrowstream.connectors.source import SupportsBounded, batch_limit
 from arrowstream.errors import StateError, WorkerLostError
 from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
 from arrowstream.operators.changes import to_arrow
@@ -199,10 +199,13 @@ class Executor:
         source = dict(run.unit.sources)[order.source].source
         if order.bounded and isinstance(source, SupportsBounded):
             source = source.bounded()
+        blocks = self._settings.blocks
+        if (limit := batch_limit(source)) is not None:
+            blocks = replace(blocks, rows=min(blocks.rows, limit))  # blocks are never cut
         generator = BlockGenerator(
             order.source,
             order.split,
-            settings=self._settings.blocks,
+            settings=blocks,
             replayable=source.replayable,
             start=order.resume,
             position=order.next_block,

@@ -96,6 +96,20 @@ class SupportsRange(Protocol):
 
 
 @runtime_checkable
+class SupportsBatchLimit(Protocol):
+    """A source that has a say in how much of it one batch takes."""
+
+    @property
+    def max_rows_per_batch(self) -> int | None:
+        """Rows of it in a batch at most, None for no limit; its readers then give no more in one poll."""
+
+
+def batch_limit(source: Source) -> int | None:
+    """Rows of a source in a batch at most, None for no limit."""
+    return source.max_rows_per_batch if isinstance(source, SupportsBatchLimit) else None
+
+
+@runtime_checkable
 class SupportsRejects(Protocol):
     """A reader that meets records which are no rows (malformed JSON, wrong type, not UTF-8)."""
 

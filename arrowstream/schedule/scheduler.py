@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.blocks.master import BlockMaster
 from arrowstream.blocks.messages import DropBlocks
 from arrowstream.blocks.placement import least_loaded, next_workers
-from arrowstream.ids import UnitId, WorkerId
+from arrowstream.ids import SourceId, UnitId, WorkerId
 from arrowstream.schedule.batch import Batch
 from arrowstream.schedule.messages import (
     AbortReceipts,
@@ -56,11 +56,12 @@ class BatchScheduler:
         replication: int,
         settings: BatchSettings,
         blocks: BlockMaster,
+        max_rows_of: Mapping[SourceId, int] | None = None,
     ) -> None:
         self._unit, self._stages, self._stateful = unit, stages, stateful
         self._workers = sorted(workers)
         self._replication = replication
-        self._settings, self._blocks = settings, blocks
+        self._settings, self._blocks, self._max_rows_of = settings, blocks, max_rows_of
         self.placement: list[WorkerId] = list(self._workers)
         self._replicas: list[WorkerId | None] = [self._replica_of(worker) for worker in self.placement]
         self._moves: dict[int, WorkerId] = {}
@@ -101,7 +102,7 @@ class BatchScheduler:
             self._due = due + interval if now < due + interval else now + interval
         if not self._blocks.waiting:
             return []
-        taken = self._blocks.allot(self._settings.rows, self._settings.bytes)
+        taken = self._blocks.allot(self._settings.rows, self._settings.bytes, self._max_rows_of)
         self._batch = Batch(self._next_id, now, taken)
         self._attempt = 0
         return [LogBatch(self._batch), *self._start_stage(0)]

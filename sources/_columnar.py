@@ -37,11 +37,11 @@ class Footer:
         return self.ends[-1] if self.ends else 0
 
     def cut(self, first: int, most: int) -> int:
-        """Where to stop after at most `most` rows from `first`: at the end of a row group, if one is near enough."""
+        """Where to stop after at most `most` rows from `first`: where a row group ends, or within one too large."""
+        if first == self.num_rows:
+            return first
         place = bisect_right(self.ends, first + most)
-        if place and self.ends[place - 1] > first:
-            return self.ends[place - 1]
-        return first + most
+        return self.ends[place - 1] if place and self.ends[place - 1] > first else first + most
 
     def nbytes_of(self, count: int) -> int:
         return self.nbytes * count // max(self.num_rows, 1)

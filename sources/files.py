@@ -271,8 +271,11 @@ class FileReader:
     def _refer(self) -> Reference | None:
         """Rows of as many files as make up one poll."""
         rows = nbytes = 0
-        while rows < self._source.max_rows_per_poll and (footer := self._open_footer()) is not None:
-            stop = min(footer.cut(self._log.at, self._source.max_rows_per_poll - rows), footer.num_rows)
+        most = self._source.max_rows_per_poll
+        while rows < most and (footer := self._open_footer()) is not None:
+            stop = footer.cut(self._log.at, most - rows)
+            if rows and stop not in footer.ends:
+                break  # the next poll can take the whole row group
             rows, nbytes = rows + stop - self._log.at, nbytes + footer.nbytes_of(stop - self._log.at)
             self._log.at = stop
             if stop == footer.num_rows:

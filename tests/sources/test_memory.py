@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import polars as pl
 import polars.testing
@@ -58,9 +59,9 @@ class TestMemorySource(SourceSuite):
         pa.table({"n": pa.array([1, 2]), "word": pa.array(["a", None], pa.large_string())}),
     ],
 )
-def test_rows_are_sent_in_whatever_form_they_are_at_hand(sent: object) -> None:
+def test_rows_are_sent_in_whatever_form_they_are_at_hand(sent: Any) -> None:
     source = MemorySource(SCHEMA)
-    assert source.send(sent) == 2  # type: ignore[arg-type]
+    assert source.send(sent) == 2
     with reading(source) as reader:
         got = polled(source, reader, 2)
     assert_rows([got], [pl.DataFrame({"n": [1, 2], "word": ["a", None]}, schema=SCHEMA)])
@@ -75,10 +76,10 @@ def test_rows_are_sent_in_whatever_form_they_are_at_hand(sent: object) -> None:
         (pl.DataFrame({"n": [1.5], "word": ["a"]}), "column 'n' is Float64 in the rows sent; it is Int64"),
     ],
 )
-def test_rows_of_another_shape_are_refused_where_they_are_sent(sent: object, said: str) -> None:
+def test_rows_of_another_shape_are_refused_where_they_are_sent(sent: Any, said: str) -> None:
     source = MemorySource(SCHEMA)
     with pytest.raises(ColumnError, match=said):
-        source.send(sent)  # type: ignore[arg-type]
+        source.send(sent)
     assert source.send([{"n": 1}]) == 1
 
 

@@ -73,11 +73,6 @@ class TestSocketNdjson(SourceSuite):
         return NdjsonSupply(server)
 
 
-def read_all(source: SocketSource, reader: SocketReader) -> list[str]:
-    lines: list[str] = polled(source, reader, None)["line"].to_list()
-    return lines
-
-
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":99", "localhost:http", "h:0", "h:70000", "::1:99"])
 def test_an_address_of_another_form_is_refused_at_once(address: str) -> None:
     with pytest.raises(PlanError, match=r"host:port|in brackets"):
@@ -116,7 +111,7 @@ def test_the_last_line_needs_no_end(server: LineServer) -> None:
     with reading(source) as reader:
         server.send_bytes(b"a\n\nb\r\nlast")
         server.disconnect()
-        assert read_all(source, reader) == ["a", "", "b", "last"]
+        assert polled(source, reader, None)["line"].to_list() == ["a", "", "b", "last"]
         assert reader.position() == 4
 
 
@@ -213,11 +208,11 @@ def test_a_sender_that_does_not_listen_to_its_answers_blocks_nobody() -> None:
         with reading(source) as reader:
             sender, _ = listener.accept()
             with sender:
-                for n in range(1, 1_000_000, 3):
+                for n in range(1, 300_001, 3):
                     reader.acknowledge(n)
                 with sender.makefile() as answers:
                     told = 0
-                    while told < 999_997:
+                    while told < 299_998:
                         assert reader.poll(0) is None
                         line = answers.readline()
                         assert line.startswith("ACK ")
@@ -232,7 +227,7 @@ def test_rows_at_a_high_rate_come_in_large_batches(server: LineServer) -> None:
     source = SocketSource(server.address)
     with reading(source) as reader:
         sender.start()
-        sizes = []
+        sizes: list[int] = []
         while sum(sizes) < 200_000:
             rows = reader.poll(10)
             assert isinstance(rows, pa.RecordBatch)

@@ -58,9 +58,10 @@ class CsvFormat:
         """This format for the lines after the header `line`; raises `ValueError` where a column is missing."""
         try:
             text = line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").decode()
-            quoting = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
-            reader = csv.reader([text], delimiter=self.delimiter, quotechar=self.quote or None, quoting=quoting)
-            names = next(reader, [])
+            if self.quote:
+                names = next(csv.reader([text], delimiter=self.delimiter, quotechar=self.quote), [])
+            else:
+                names = text.split(self.delimiter)
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"the header cannot be read: {error}") from error
         for name in self.schema.names:

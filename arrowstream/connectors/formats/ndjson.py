@@ -24,6 +24,7 @@ from arrowstream.connectors.formats.convert import convert, convert_each, type_n
 from arrowstream.connectors.formats.format import Decoded, not_utf8
 from arrowstream.connectors.formats.schema import is_scalar, refuse_types
 from arrowstream.connectors.formats.sift import Parsed, Refused, sift
+from arrowstream.errors import PlanError
 
 _BLOCK = 1 << 20
 """Bytes that one thread parses at a time; one large block costs twice the time of many small."""
@@ -44,6 +45,10 @@ class NdjsonFormat:
 
     def __post_init__(self) -> None:
         refuse_types(self.schema, "ndjson", _readable)
+        try:
+            _examiner(self.schema)
+        except ValueError as error:
+            raise PlanError(f"format 'ndjson' cannot find a field of such a name: {error}") from error
 
     def with_header(self, line: bytes) -> NdjsonFormat:
         raise ValueError("NDJSON has no header")
@@ -240,6 +245,8 @@ def _wire_type(target: pa.DataType) -> pa.DataType:
         return pa.struct([(field.name, _wire_type(field.type)) for field in target])
     if pa.types.is_date32(target) or pa.types.is_timestamp(target):
         return pa.large_string()
+    if pa.types.is_decimal(target):
+        return pa.decimal128(38, target.scale)  # the reader itself does not mind the precision
     return target
 
 

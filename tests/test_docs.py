@@ -39,7 +39,12 @@ def run_block(page: Path, line: int, code: str, names: dict[str, object]) -> Non
     exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if any(blocks(page))], ids=lambda page: page.stem)
+def _told(page: Path) -> bool:
+    """Whether a page tells a story from top to bottom; a connector's page has fragments."""
+    return page.parent.name != "connectors" and any(blocks(page))
+
+
+@pytest.mark.parametrize("page", filter(_told, pages()), ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,6 +54,13 @@ def test_the_code_of_a_page_runs(
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for line, code in blocks(page):
         run_block(page, line, code, module.__dict__)
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "connectors").glob("*.md")), ids=lambda page: page.stem)
+def test_the_fragments_of_a_connectors_page_are_python(page: Path) -> None:
+    """They are of pipelines that are not shown; what they call is run by the connector's own tests."""
+    for line, code in blocks(page):
+        compile("\n" * (line - 1) + code, str(page), "exec")
 
 
 def _definitions() -> types.ModuleType:
@@ -73,7 +85,9 @@ class TestTheSinkOfThePage(_page.TestArrowFileSink):  # type: ignore[misc,name-d
     """And the suite of sinks."""
 
 
-@pytest.mark.parametrize("page", [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.stem
+)
 def test_links_lead_somewhere(page: Path) -> None:
     """A page was renamed, and another still points at it."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
@@ -111,7 +125,9 @@ def _file(name: str) -> Path:
     return next((path for path in at if path.exists()), at[-1])
 
 
-@pytest.mark.parametrize(("step", "files", "names"), _rows_of_the_way(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("step", "files", "names"), _rows_of_the_way(), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_the_way_of_a_batch_is_true(step: str, files: list[Path], names: list[str]) -> None:
     """The code has moved on, and the table of the architecture must follow."""
     defined: set[str] = set()

@@ -1,0 +1,145 @@
+"""Every example runs, as a newcomer would run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: str, cwd: Path, timeout: float = 60) -> str:
+    """What an example prints; its errors fail the test, and so does a warning."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stderr, done.stderr
+    return done.stdout
+
+
+def counted(printed: str) -> dict[str, int]:
+    """Words and counts of the table."""
+    return {word: int(count) for word, count in re.findall(r"│ (\w+) +│ +(\d+) │", printed)}
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_the_word_count_feeds_itself(tmp_path: Path, workers: str) -> None:
+    """The first command that anyone runs. `the` stands four times in the three lines, `fox` twice."""
+    printed = run("wordcount.py", "--seconds", "1", "--workers", workers, cwd=tmp_path)
+    counts = counted(printed)
+    assert counts["the"] > 0
+    assert counts["the"] == sum(line.split().count("the") for line in _text()) * counts["brown"]
+    assert counts["fox"] == 2 * counts["brown"]
+
+
+def _text() -> list[str]:
+    names: dict[str, object] = {}
+    source = (EXAMPLES / "wordcount.py").read_text()
+    exec(re.search(r'^TEXT = """.*?\.splitlines\(\)', source, re.MULTILINE | re.DOTALL)[0], names)  # type: ignore[index]
+    text = names["TEXT"]
+    assert isinstance(text, list)
+    return text
+
+
+def test_the_word_count_reads_a_server_of_ones_own(tmp_path: Path) -> None:
+    """As with `nc -lk`: the server sends two lines and waits."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        example = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "wordcount.py"), "--address", f"{host}:{port}", "--seconds", "0.5"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        client, _ = server.accept()
+        with client:
+            client.sendall(b"to be or not\nto be\n")
+            printed, _ = example.communicate(timeout=60)
+    assert example.returncode == 0
+    assert counted(printed) == {"to": 2, "be": 2, "or": 1, "not": 1}
+
+
+def test_the_word_count_says_that_nothing_listens(tmp_path: Path) -> None:
+    """The server was forgotten: the error has the cure, and comes at once."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "wordcount.py"), "--address", address],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert f"nothing listens at {address}" in done.stderr
+
+
+def test_orders_go_to_parquet_and_duckdb(tmp_path: Path) -> None:
+    """Twice, into the same place: the second run goes on after the first."""
+    for _ in range(2):
+        printed = run("orders.py", "--seconds", "1", "--into", "shop", cwd=tmp_path)
+        live = re.findall(r"│ \w+ +│ +(\d+) │ +(\d+) │ +[\d.]+ │", printed)
+        assert len(live) == 5, printed
+        assert "LOST" not in printed
+    command = re.search(r"arrowstream sql --at shop '(.*)'", printed)
+    assert command is not None
+    answer = subprocess.run(
+        [sys.executable, "-m", "arrowstream.cli", "sql", "--at", "shop", command[1]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "Bergen" in answer.stdout
+
+
+def test_the_first_run_shows_equal_numbers(tmp_path: Path) -> None:
+    """Parquet and DuckDB, at one instant."""
+    printed = run("orders.py", "--seconds", "1", "--workers", "2", cwd=tmp_path)
+    live = re.findall(r"│ \w+ +│ +(\d+) │ +(\d+) │ +[\d.]+ │", printed)
+    assert live
+    assert all(in_duckdb == in_parquet for in_duckdb, in_parquet in live), printed
+
+
+@pytest.mark.filterwarnings("ignore:.*Kernel is running over TCP.*", "ignore::DeprecationWarning")
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """From top to bottom in a fresh kernel of this interpreter; and it was committed with its outputs."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    from jupyter_client.manager import KernelManager
+
+    notebook = nbformat.read(EXAMPLES / "wordcount.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert sum(bool(cell.outputs) for cell in code) >= len(code) - 3
+
+    manager = KernelManager(kernel_name="python3")
+    manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    before = os.environ.get("IPYTHONDIR")
+    os.environ["IPYTHONDIR"] = str(tmp_path / "ipython")  # no profile of the machine's
+    try:
+        client = nbclient.NotebookClient(
+            notebook, km=manager, timeout=60, resources={"metadata": {"path": str(tmp_path)}}
+        )
+        client.execute()
+    finally:
+        manager.shutdown_kernel(now=True)
+        if before is None:
+            del os.environ["IPYTHONDIR"]
+        else:
+            os.environ["IPYTHONDIR"] = before
+    html = [str(out.data.get("text/html", "")) for cell in code for out in cell.outputs if "data" in out]
+    assert any("<table" in each and "the" in each for each in html)
+    assert "the same answer each time" in code[-1].outputs[0].text

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from arrowstream.connection import connect
     from arrowstream.context import StreamingContext
     from arrowstream.errors import ArrowStreamError
     from arrowstream.frame import StreamFrame, concat
-    from arrowstream.query import connect
 
 __all__ = ["ArrowStreamError", "StreamFrame", "StreamingContext", "__version__", "concat", "connect"]
 
@@ -30,7 +30,7 @@ _HOME = {
     "StreamFrame": "arrowstream.frame",
     "StreamingContext": "arrowstream.context",
     "concat": "arrowstream.frame",
-    "connect": "arrowstream.query",
+    "connect": "arrowstream.connection",
 }
 
 

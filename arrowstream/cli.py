@@ -71,8 +71,8 @@ def run(app: Path, args: tuple[str, ...], workers: int | None, progress: bool | 
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def sql(statement: str, at: str, form: str) -> None:
     """Query the outputs of a context, running or finished."""
+    from arrowstream.connection import connect
     from arrowstream.errors import ArrowStreamError
-    from arrowstream.query import connect
 
     try:
         with connect(at) as outputs:

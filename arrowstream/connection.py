@@ -22,6 +22,19 @@ from arrowstream.query import run_sql
 from arrowstream.snapshot import Snapshot
 
 
+def connect(path: str | os.PathLike[str]) -> Connection:
+    """The outputs of a finished or a running context, by name, from any process.
+
+    `path` is a DuckDB file, a directory that a Parquet sink writes, or one that holds several of them. Raises
+    `QueryError` where there is nothing to read, or where a running sink holds the file.
+
+        with arrowstream.connect("words.duckdb") as outputs:
+            print(outputs.tables)
+            outputs.sql("SELECT * FROM counts ORDER BY count DESC").show()
+    """
+    return Connection(path)
+
+
 class Connection:
     """The outputs at a path. Every query looks anew, so that a running context is followed.
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from arrowstream.query import Snapshot
+    from arrowstream.snapshot import Snapshot
 
 log = logging.getLogger("arrowstream")
 

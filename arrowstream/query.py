@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -16,11 +14,6 @@ from arrowstream.connectors.database import DatabaseHeldError, hub, literal, quo
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import QueryError
 from arrowstream.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from arrowstream.connection import Connection
-
-__all__ = ["Snapshot", "connect", "run_sql"]
 
 
 def run_sql(statement: str, catalog: Catalog, frozen: AbstractContextManager[object] | None = None) -> Snapshot:
@@ -41,26 +34,11 @@ def run_sql(statement: str, catalog: Catalog, frozen: AbstractContextManager[obj
                     _bind(cursor, name, view, hosted)
                 _begin_snapshot(cursor, hosted)
                 leases.callback(cursor.rollback)  # before the databases are let go
-            return Snapshot(cursor.sql(statement).to_arrow_table())
+            return Snapshot(_answer(cursor.sql(statement)))
     except DatabaseHeldError as error:
         raise QueryError(f"{error}; a sink lets others read between its batches with lock='release'") from error
     except duckdb.Error as error:
         raise _explained(error, catalog.names()) from error
-
-
-def connect(path: str | os.PathLike[str]) -> Connection:
-    """The outputs of a finished or a running context, by name, from any process.
-
-    `path` is a DuckDB file, a directory that a Parquet sink writes, or one that holds several of them. Raises
-    `QueryError` where there is nothing to read, or where a running sink holds the file.
-
-        with arrowstream.connect("words.duckdb") as outputs:
-            print(outputs.tables)
-            outputs.sql("SELECT * FROM counts ORDER BY count DESC").show()
-    """
-    from arrowstream.connection import Connection
-
-    return Connection(path)
 
 
 def tables_used(statement: str, names: list[str]) -> list[str]:
@@ -101,6 +79,20 @@ def _refuse_writing(statement: str) -> None:
             f"outputs can be read, not changed, and this is a statement of the kind {kind.name}: use SELECT, WITH, "
             "DESCRIBE, SUMMARIZE or EXPLAIN; a stream is changed before its `.write`"
         )
+
+
+def _answer(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    """The result as Arrow. A HUGEINT, which is what the sum of integers gives, has no like in Arrow: it comes as Int64
+    where all values fit, else as the decimal of 38 digits that DuckDB makes of it."""
+    table: pa.Table = relation.to_arrow_table()
+    for number, kind in enumerate(relation.types):
+        if str(kind) in ("HUGEINT", "UHUGEINT"):
+            try:
+                column = table.column(number).cast(pa.int64())
+            except pa.ArrowInvalid:
+                continue
+            table = table.set_column(number, table.field(number).with_type(pa.int64()), column)
+    return table
 
 
 def _cursor(leases: ExitStack, hosted: Sequence[DatabaseTable]) -> duckdb.DuckDBPyConnection:

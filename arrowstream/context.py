@@ -7,10 +7,9 @@ import contextlib
 import logging
 import os
 import secrets
-import threading
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -121,7 +120,6 @@ class StreamingContext:
         self._outputs: list[Output] = []
         self._drivers: list[UnitDriver] = []
         self._dead_letters = DeadLetters()
-        self._instant = threading.RLock()
         self._catalog = Catalog()
         self._catalog.register(DEAD_LETTERS, self._dead_letters.view)
         self._listeners: list[Callable[[BatchReport], None]] = []
@@ -228,7 +226,7 @@ class StreamingContext:
         """
         from arrowstream.query import run_sql
 
-        return run_sql(statement, self._catalog, self._instant)
+        return run_sql(statement, self._catalog, self._whole_batches())
 
     @property
     def tables(self) -> list[str]:
@@ -337,7 +335,6 @@ class StreamingContext:
                     committers,
                     self._dead_letters,
                     self.progress,
-                    self._instant,
                     self._on_batch,
                 )
                 driver.start(bounded=bounded)
@@ -347,6 +344,14 @@ class StreamingContext:
     def _on_batch(self, report: BatchReport) -> None:
         for listener in self._listeners:
             listener(report)
+
+    @contextlib.contextmanager
+    def _whole_batches(self) -> Iterator[None]:
+        """For as long as outputs are looked at, no plan is in the middle of a commit."""
+        with contextlib.ExitStack() as held:
+            for driver in self._drivers:
+                held.enter_context(driver.instant)
+            yield
 
     def _failed(self) -> list[ArrowStreamError]:
         return [driver.error for driver in self._drivers if driver.error is not None]

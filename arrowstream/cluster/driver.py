@@ -7,7 +7,6 @@ import logging
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import tenacity
@@ -18,7 +17,7 @@ from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, Drop
 from arrowstream.clock import Clock
 from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, WorkerLost
 from arrowstream.cluster.inbox import Inbox
-from arrowstream.connectors.sink import Committer, Receipt
+from arrowstream.connectors.sink import Committer, Receipt, SupportsView
 from arrowstream.connectors.source import batch_limit
 from arrowstream.errors import ArrowStreamError, BatchError, ClusterError, SinkError, SourceError
 from arrowstream.ids import SourceId, WorkerId
@@ -91,14 +90,15 @@ class UnitDriver:
         committers: Sequence[Committer],
         dead_letters: DeadLetters,
         progress: Progress,
-        instant: AbstractContextManager[object],
         on_batch: Callable[[BatchReport], None],
     ) -> None:
         self.unit = unit
         self.error: ArrowStreamError | None = None
         self._cluster, self._settings, self._clock, self._log = cluster, settings, clock, batch_log
         self._committers, self._dead_letters, self._progress = committers, dead_letters, progress
-        self._instant, self._on_batch = instant, on_batch
+        self._on_batch = on_batch
+        self.instant = threading.RLock()
+        """Held while outputs that SQL sees are between two batches."""
         self._inbox: Inbox[_Event] = Inbox(clock)
         self._blocks = BlockMaster(unit.id, settings.cluster.replication)
         self._workers = list(cluster.workers)
@@ -371,16 +371,22 @@ class UnitDriver:
 
     def _commit(self, order: CommitBatch) -> None:
         batch, done = order.batch, order.done
-        with self._instant:
-            for output, committer in enumerate(self._committers):
-                receipts = [task.receipts[output] for task in done if output in task.receipts]
-                self._commit_sink(output, committer, batch.id, receipts)
+        with self.instant:
+            self._commit_sinks(order, seen=True)
             self._dead_letters.commit([task.rejects for task in done])
-            self._log.committed(batch.id)
+        self._commit_sinks(order, seen=False)  # a slow function of the user holds up no query
+        self._log.committed(batch.id)
         after = self._scheduler.batch_committed()
         self._acknowledge(batch.blocks)
         self._report(order)
         self._carry_out(after)
+
+    def _commit_sinks(self, order: CommitBatch, *, seen: bool) -> None:
+        """Publish the batch in the outputs that SQL sees, or in the others."""
+        for output, committer in enumerate(self._committers):
+            if isinstance(committer, SupportsView) is seen:
+                receipts = [task.receipts[output] for task in order.done if output in task.receipts]
+                self._commit_sink(output, committer, order.batch.id, receipts)
 
     def _commit_sink(self, output: int, committer: Committer, batch_id: int, receipts: Sequence[Receipt]) -> None:
         name = self.unit.outputs[output].sink.name
@@ -431,8 +437,7 @@ class UnitDriver:
             attempts=1 + max((task.task.attempt for task in done), default=0),
             lost_rows=lost,
         )
-        with self._instant:  # other units report too
-            self._progress.add(report)
+        self._progress.add(report)
         self._on_batch(report)
 
     def _note(self, text: str) -> None:
@@ -440,7 +445,7 @@ class UnitDriver:
         self._progress.notes.append(text)
 
     def _finish(self) -> None:
-        with self._instant:
+        with self.instant:
             for committer in self._committers:
                 committer.flush()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -72,14 +73,17 @@ class Progress:
     dead_letters: int = 0
     rows_out: dict[str, int] = field(default_factory=dict)
     lost_rows: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, report: BatchReport) -> None:
-        self.reports.append(report)
-        self.batches += 1
-        self.rows_in += report.rows_in
-        self.dead_letters += report.dead_letters
-        for name, rows in report.rows_out.items():
-            self.rows_out[name] = self.rows_out.get(name, 0) + rows
+        """Take in a batch; each unit's driver calls it from its own thread."""
+        with self._lock:
+            self.reports.append(report)
+            self.batches += 1
+            self.rows_in += report.rows_in
+            self.dead_letters += report.dead_letters
+            for name, rows in report.rows_out.items():
+                self.rows_out[name] = self.rows_out.get(name, 0) + rows
 
     @property
     def last(self) -> BatchReport | None:

@@ -24,7 +24,7 @@ from arrowstream.connectors.source import SupportsBounded
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import ArrowStreamError, ContextError, PlanError
 from arrowstream.ids import UnitId
-from arrowstream.plan.nodes import Node, Output, SourceNode
+from arrowstream.plan.nodes import Aggregate, Node, Output, SourceNode
 from arrowstream.plan.unit import topological, units
 from arrowstream.read import ReadFrom
 from arrowstream.schedule.deadletters import DEAD_LETTERS, DeadLetters
@@ -287,6 +287,7 @@ class StreamingContext:
         if not self._outputs:
             raise ContextError("nothing to do: no frame is written anywhere; add for example frame.write.console()")
         self._check_sources(bounded)
+        self._warn_of_unbounded_state()
         self._state = "starting"
         self._cluster = self._cluster or _make_cluster(self.settings, self._clock)
         try:
@@ -311,6 +312,12 @@ class StreamingContext:
         for node in topological(self._outputs):
             if isinstance(node, SourceNode) and bounded and not isinstance(node.source, SupportsBounded):
                 raise PlanError(f"source {node.name} never ends: use start() and stop() in place of run()")
+
+    def _warn_of_unbounded_state(self) -> None:
+        """Counts of distinct values keep every value for ever: nobody should find that out at three in the morning."""
+        for node in topological(self._outputs):
+            if isinstance(node, Aggregate) and node.decomposition.pairs:
+                log.warning("state without a bound: %s keeps every distinct value it has seen", node.label)
 
     def _open(self, bounded: bool) -> None:
         assert self._cluster is not None

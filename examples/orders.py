@@ -1,7 +1,7 @@
 """Orders as JSON over TCP, into a Parquet directory and a DuckDB table, both queried together while they grow.
 
 python examples/orders.py                      feeds itself for three seconds; now and then a line is malformed
-python examples/orders.py --into shop          keeps the outputs in ./shop
+python examples/orders.py --into shop          keeps the outputs in ./shop, which must be new
 python examples/orders.py --workers 2          the same in two worker processes
 """
 
@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import random
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +33,8 @@ SHOPS = ("Bergen", "Kyoto", "Lima", "Oslo", "Porto")
 def main() -> None:
     options = arguments()
     into = Path(options.into or tempfile.mkdtemp(prefix="orders-"))
+    if into.exists() and any(into.iterdir()):
+        sys.exit(f"{into} is not empty: files of another run would be counted, too; give a new directory")
     with LineServer() as server:
         threading.Thread(target=feed, args=(server, options.seconds), daemon=True).start()
 
@@ -79,7 +82,7 @@ def feed(server: LineServer, seconds: float) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--into", help="directory for the outputs; a temporary one unless given")
+    parser.add_argument("--into", help="new directory for the outputs; a temporary one unless given")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long to take orders")
     parser.add_argument("--workers", type=int, default=None, help="worker processes; 0 runs inside this one")
     return parser.parse_args()

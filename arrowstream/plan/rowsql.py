@@ -5,6 +5,7 @@ What SQL itself leaves open, or what would depend on the cut, is refused with th
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from arrowstream.errors import NotRowLocalError, PlanError
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
 _CHANGING = """
     random rand setseed uuid gen_random_uuid uuidv4 uuidv7 nextval currval txid_current
     now today current_timestamp current_date current_time get_current_timestamp transaction_timestamp
-    localtimestamp localtime
+    localtimestamp localtime getenv
 """
+"""Functions that sqlglot has under names of its own, or DuckDB only in its shell; the others are in its catalog."""
+
+_OF_TODAY = frozenset({"now", "today", "tomorrow", "yesterday", "current_date", "current_timestamp", "current_time"})
+"""Words that DuckDB casts into a time that depends on the clock."""
 
 
 def check_row_sql(statement: str) -> None:
@@ -36,12 +41,27 @@ def check_row_sql(statement: str) -> None:
     tree = trees[0]
     tables = [table.name for table in tree.find_all(exp.Table)]
     named = {cte.alias for cte in tree.find_all(exp.CTE)}
+    if "self" in (name.lower() for name in named):
+        raise PlanError("frame.sql: self is the frame; give the WITH query another name")
     if unknown := [name for name in tables if name.lower() != "self" and name not in named]:
         raise PlanError(f"frame.sql: the one table is self, found {unknown[0]!r}; to add another table, join it")
     if "self" not in [name.lower() for name in tables]:
         raise PlanError('frame.sql: say which rows: "SELECT ... FROM self"')
     for node in tree.walk():
         _check(node)
+
+
+@cache
+def _catalog() -> tuple[frozenset[str], frozenset[str]]:
+    """DuckDB's aggregates, and its functions whose value is not made of their arguments alone, by name."""
+    import duckdb
+
+    with duckdb.connect(":memory:") as connection:
+        rows = connection.execute("SELECT DISTINCT function_name, function_type, stability FROM duckdb_functions()")
+        found = rows.fetchall()
+    aggregates = {name for name, kind, _ in found if kind == "aggregate"}
+    changing = {name for name, kind, stability in found if kind == "scalar" and stability not in (None, "CONSISTENT")}
+    return frozenset(aggregates), frozenset(changing - {"error"})
 
 
 def _check(node: sg.Expr) -> None:
@@ -78,9 +98,17 @@ def _check(node: sg.Expr) -> None:
         refuse("SAMPLE", "filter by a hash of a column")
     if isinstance(node, exp.Subquery | exp.Exists) and not isinstance(node.parent, exp.From):
         refuse(f"the subquery {text}", "join the frames instead")
+    if isinstance(node, exp.Select) and not isinstance(node.parent, exp.Subquery | exp.CTE | None):
+        refuse(f"the subquery {text}", "join the frames instead")
     if isinstance(node, exp.Func):
         name = (node.name if isinstance(node, exp.Anonymous) else node.sql_name()).lower()
-        if name in _CHANGING.split():
+        aggregates, changing = _catalog()
+        if name in aggregates:
+            refuse(f"the aggregate {text}", "use group_by(...).agg(...), or frame.agg(...) for all rows")
+        of_today = (name == "age" and len(node.expressions) < 2) or (
+            isinstance(node, exp.Cast) and isinstance(node.this, exp.Literal) and node.this.name.lower() in _OF_TODAY
+        )
+        if name in _CHANGING.split() or name in changing or of_today:
             raise NotRowLocalError(
                 f"frame.sql: {text} gives another value each time, so a batch run again would differ; "
                 "put the value into the rows at the source"

@@ -55,6 +55,8 @@ class FileSource:
     watch              go on with files that appear; False ends the stream after those there are at the opening
     poll_interval      how often to look for new files
     max_rows_per_poll  the most rows that one poll gives
+    max_rows_per_batch the most rows that one batch takes; unless given, what is there goes into as few batches as
+                       the context allows
     splits             how many readers share the files, each those of its part of the names
     remember           how many names of acknowledged files a position keeps
     longest_line       bytes; a longer line goes to the rejects, cut off
@@ -78,6 +80,7 @@ class FileSource:
         watch: bool = True,
         poll_interval: str | timedelta = "1s",
         max_rows_per_poll: int = 1_000_000,
+        max_rows_per_batch: int | None = None,
         splits: int = 1,
         remember: int = 1000,
         longest_line: int = LONGEST_LINE,
@@ -85,9 +88,14 @@ class FileSource:
     ) -> None:
         self.path = os.fspath(path)
         self.format = format or _format_of(self.path)
-        for name, value in {"max_rows_per_poll": max_rows_per_poll, "splits": splits, "remember": remember}.items():
+        self.max_rows_per_batch = max_rows_per_batch
+        limits = {"max_rows_per_poll": max_rows_per_poll, "splits": splits, "remember": remember}
+        if max_rows_per_batch is not None:
+            limits["max_rows_per_batch"] = max_rows_per_batch
+        for name, value in limits.items():
             if value < 1:
                 raise PlanError(f"{name}={value} is below 1")
+        max_rows_per_poll = min(max_rows_per_poll, max_rows_per_batch or max_rows_per_poll)
         self.listing = Listing.of(self.path, splits)
         self.watch, self.poll_interval = watch, _seconds(poll_interval)
         self.max_rows_per_poll, self.remember, self.longest_line = max_rows_per_poll, remember, longest_line

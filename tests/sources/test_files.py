@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import arrowstream as ars
 from arrowstream.connectors.source import EndOfStream, Offset, Reference
 from arrowstream.errors import PlanError, SourceError
 from arrowstream.sources.files import FileReader, FileSource
@@ -453,3 +454,18 @@ def test_a_closed_reader_has_ended(tmp_path: Path) -> None:
     reader.close()
     with pytest.raises(EndOfStream):
         reader.poll(0)
+
+
+def test_a_limit_per_batch_cuts_a_backlog_into_even_batches(tmp_path: Path) -> None:
+    """A year of files is there at the first start: it is worked off in batches of a known size."""
+    pl.DataFrame({"n": range(1000)}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"n": range(1000, 1300)}).write_parquet(tmp_path / "b.parquet")
+    pl.DataFrame({"n": range(1300, 1400)}).write_ndjson(tmp_path / "c.ndjson")
+    with ars.StreamingContext() as ctx:
+        rows = ctx.read.parquet(tmp_path / "*.parquet", max_rows_per_batch=250)
+        lines = ctx.read.ndjson(tmp_path / "*.ndjson", max_rows_per_batch=30)
+        ars.concat([rows, lines]).write.memory("rows")
+        ctx.run(timeout=60)
+        assert sorted(ctx.sql("SELECT n FROM rows").pl()["n"]) == list(range(1400))
+        assert max(report.rows_in for report in ctx.progress) <= 280
+        assert ctx.progress.batches >= 6

@@ -297,6 +297,11 @@ class Executor:
                 if log is None:
                     raise StateError(f"worker {self.worker} has no copy of the state {name} of {partition.number}")
                 log.discard_after(committed)
+                if log.version != committed:
+                    raise StateError(
+                        f"worker {self.worker} has the state {name} of {partition.number} as of batch {log.version}, "
+                        f"not of {committed}"
+                    )
                 table.restore(log.tables())
         partition.version = committed
 

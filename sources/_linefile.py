@@ -25,8 +25,8 @@ class LineFile:
     def __init__(self, path: str, format: Format, first: int, last: int | None, longest: int) -> None:
         self.format, header = _with_header(path, format)
         self.at = max(first, header)
-        self._buffer = LineBuffer(longest=longest)
         self._bytes = _Bytes(path, self.at, last)
+        self._buffer = LineBuffer(self._bytes.capacity, longest)
 
     def take(self, max_lines: int | None = None) -> Lines:
         """The next lines, at most a buffer of them; none at the end."""
@@ -55,6 +55,11 @@ class _Bytes:
             self._last = last
             self._at = 0
             self._pass_over(first)
+
+    @property
+    def capacity(self) -> int:
+        """A fit size of buffer: small for a small file, of which there may be thousands."""
+        return 4 << 20 if self._last is None else min(max(self._last - self._at, 1 << 10), 4 << 20)
 
     def readinto(self, room: memoryview) -> int:
         """Read some bytes; 0 at the end, or where there is no room."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from arrowstream.connectors.formats.schema import SchemaLike, polars_schema
 from arrowstream.connectors.source import EndOfStream, Offset
-from arrowstream.errors import ColumnError, ContextError, SourceError, unknown_column
+from arrowstream.errors import ColumnError, ContextError, PlanError, SourceError, unknown_column
 from arrowstream.sources._handover import Address, HeldRows, Rows
 
 _SPLIT = "memory"
@@ -21,7 +21,8 @@ _SPLIT = "memory"
 class MemorySource:
     """A stream of what is given to `send`.
 
-    schema  names and Polars types, a `pl.Schema`, or a `pa.Schema`
+    schema              names and Polars types, a `pl.Schema`, or a `pa.Schema`
+    max_rows_per_batch  the most rows that one batch takes
 
     Replayable: all that was sent is kept, in this process; the position is the number of rows. The description can
     be pickled: worker processes read the rows from this one, over loopback, for as long as it lives. Only here,
@@ -34,7 +35,10 @@ class MemorySource:
 
     replayable = True
 
-    def __init__(self, schema: SchemaLike) -> None:
+    def __init__(self, schema: SchemaLike, *, max_rows_per_batch: int | None = None) -> None:
+        if max_rows_per_batch is not None and max_rows_per_batch < 1:
+            raise PlanError(f"max_rows_per_batch={max_rows_per_batch} is below 1")
+        self.max_rows_per_batch = max_rows_per_batch
         self._frame_schema = polars_schema(schema)
         self.schema: pa.Schema = self._frame_schema.to_arrow()
         self._held: HeldRows | None = HeldRows(self.schema)
@@ -65,7 +69,7 @@ class MemorySource:
         return [_SPLIT]
 
     def open(self, split: str, resume: Offset | None) -> MemoryReader:
-        return MemoryReader(self._rows(), _row(resume), bounded=self._bounded)
+        return MemoryReader(self._rows(), _row(resume), self.max_rows_per_batch, bounded=self._bounded)
 
     def bounded(self) -> MemorySource:
         """This source, ending once all is read that was sent by then. Rows sent to either go to both."""
@@ -112,24 +116,22 @@ class MemorySource:
 
     def __reduce__(self) -> tuple[Any, ...]:
         address = self._held.serve() if self._held is not None else self._address
-        return _copy, (self.schema, address, self._bounded)
+        state = {**self.__dict__, "_held": None, "_address": address}
+        return _copy, (state,)
 
 
-def _copy(schema: pa.Schema, address: Address, bounded: bool) -> MemorySource:
-    """A `MemorySource` out of its pickle."""
+def _copy(state: dict[str, Any]) -> MemorySource:
+    """A `MemorySource` out of its pickle; in the process that made it, one that holds the same rows."""
     source = MemorySource.__new__(MemorySource)
-    held = address.held()
-    source.__dict__.update(
-        schema=schema, _frame_schema=polars_schema(schema), _held=held, _address=address, _bounded=bounded
-    )
+    source.__dict__.update(state, _held=state["_address"].held())
     return source
 
 
 class MemoryReader:
     """What was sent, from a position on."""
 
-    def __init__(self, rows: Rows, position: int, *, bounded: bool) -> None:
-        self._rows, self._next, self._bounded = rows, position, bounded
+    def __init__(self, rows: Rows, position: int, most: int | None, *, bounded: bool) -> None:
+        self._rows, self._next, self._most, self._bounded = rows, position, most, bounded
         self._closed = threading.Event()
         self._polling = threading.Lock()
 
@@ -138,7 +140,8 @@ class MemoryReader:
         with self._polling:
             while not self._closed.is_set():
                 left = 0.0 if self._bounded else max(deadline - time.monotonic(), 0.0)
-                found, ended = self._rows.read(self._next, None, left)
+                stop = None if self._most is None else self._next + self._most
+                found, ended = self._rows.read(self._next, stop, left)
                 if found is not None:
                     self._next += found.num_rows
                     return found

@@ -26,11 +26,12 @@ _SPLIT = "rate"
 class RateSource:
     """Rows `timestamp` (Datetime, UTC, microseconds) and `value` (Int64): row n is `start + n / rate` and n.
 
-    rows_per_second  how many rows become due in a second, by the wall clock
-    rows             the stream ends after so many; without it, never
-    start            the event time of row 0; now unless given. It is fixed here, so that a replay gives the same
-    generate         a function of (first, count) that gives the rows instead. It is called with (0, 0) now, to learn
-                     the schema, and has to be a function of its arguments alone
+    rows_per_second     how many rows become due in a second, by the wall clock
+    rows                the stream ends after so many; without it, never
+    start               the event time of row 0; now unless given. It is fixed here, so that a replay gives the same
+    max_rows_per_batch  the most rows that one batch takes
+    generate            a function of (first, count) that gives the rows instead. It is called with (0, 0) now, to
+                        learn the schema, and has to be a function of its arguments alone
 
     Replayable: the position is the number of rows. After a stop, rows are due from the moment of the new opening.
     """
@@ -43,13 +44,16 @@ class RateSource:
         rows: int | None = None,
         *,
         start: datetime | None = None,
+        max_rows_per_batch: int | None = None,
         generate: Generate | None = None,
     ) -> None:
         if not 0 < rows_per_second < float("inf"):
             raise PlanError(f"rows_per_second={rows_per_second} is not above 0")
         if rows is not None and rows < 0:
             raise PlanError(f"rows={rows} is below 0")
-        self.rows_per_second, self.rows = rows_per_second, rows
+        if max_rows_per_batch is not None and max_rows_per_batch < 1:
+            raise PlanError(f"max_rows_per_batch={max_rows_per_batch} is below 1")
+        self.rows_per_second, self.rows, self.max_rows_per_batch = rows_per_second, rows, max_rows_per_batch
         self.start = (start or datetime.now(UTC)).astimezone(UTC)
         self._generate = generate
         self._paced = True
@@ -144,7 +148,7 @@ class RateReader:
         last = self._first + self._source.due(seconds)
         if self._source.rows is not None:
             last = min(last, self._source.rows)
-        return min(max(last - self._next, 0), _MOST)
+        return min(max(last - self._next, 0), self._source.max_rows_per_batch or _MOST, _MOST)
 
 
 def _row(position: Offset | None) -> int:

@@ -274,7 +274,7 @@ def test_ndjson_is_what_a_strict_reading_gives(lines: list[bytes]) -> None:
     assert got.rows() == wanted.rows()
 
 
-@settings(max_examples=3000)
+@settings(max_examples=100)
 @given(st.lists(json_lines(), max_size=12), st.integers(0, 12), st.sampled_from([b"\n", b"\r\n"]))
 def test_what_becomes_of_a_line_does_not_depend_on_its_neighbours(lines: list[bytes], cut: int, end: bytes) -> None:
     """Where a buffer ends is chance: the network's, or the block interval's."""
@@ -519,3 +519,22 @@ def test_nothing_is_no_row(format: Format) -> None:
     decoded = format.decode(b"")
     assert table(decoded, format).height == 0
     assert decoded.rejects is None
+
+
+@pytest.mark.parametrize("name", ["i", "u", "x", "b", "t", "z", "d", "p"])
+def test_bad_values_among_many_are_found(name: str) -> None:
+    """In a long column, those that are likely bad are looked for in bulk, and only they are tried one by one."""
+    schema = {name: SCHEMA[name]}
+    good = {"i": "7", "u": "7", "x": "0.5", "b": "true", "t": "2026-01-02T03:04:05", "z": "2026-01-02 03:04Z"}
+    value = {**good, "d": "2026-01-02", "p": "1.5"}[name]
+    bad = ["never", "2026-02-30", "-1e999", "0x", *NO_TIME[1:], *ZONED, *NAIVE]
+    bad = [text for text in bad if text not in (ZONED if name == "z" else NAIVE if name == "t" else ["2026-01-02"])]
+    lines = [value] * 3000
+    places = random.Random(name).sample(range(3000), len(bad))
+    for place, text in zip(sorted(places), bad, strict=True):
+        lines[place] = text
+    format = make_format("csv", schema)
+    decoded = format.decode("\n".join(lines).encode())
+    expected = bad if name != "d" else [text for text in bad if text != "2026-01-02"]
+    assert [raw.decode() for raw in refusals(decoded)] == expected
+    assert table(decoded, format).n_unique() == 1

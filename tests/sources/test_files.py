@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import arrowstream as ars
-from arrowstream.connectors.source import EndOfStream, Offset, Reference
+from arrowstream.connectors.source import EndOfStream, Offset, Reference, batch_limit
 from arrowstream.errors import PlanError, SourceError
 from arrowstream.sources.files import FileReader, FileSource
 from arrowstream.testing.source_suite import SourceSuite, Supply, assert_rows, polled, reading
@@ -115,7 +115,8 @@ def test_a_file_that_comes_late_with_an_early_time_is_read_all_the_same(tmp_path
 def test_one_poll_gives_rows_of_several_files_up_to_its_most(tmp_path: Path) -> None:
     for first in range(0, 40, 10):
         write(frame(first, 10), tmp_path / f"{first:02}.parquet")
-    source = FileSource(tmp_path, "parquet", max_rows_per_poll=25).bounded()
+    source = FileSource(tmp_path, "parquet", max_rows_per_batch=25).bounded()
+    assert batch_limit(source) == 25
     sizes: list[int] = []
     with reading(source) as reader:
         while sum(sizes) < 40:

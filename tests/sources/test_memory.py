@@ -16,8 +16,8 @@ import polars.testing
 import pyarrow as pa
 import pytest
 
-from arrowstream.connectors.source import EndOfStream
-from arrowstream.errors import ColumnError, ContextError, SourceError
+from arrowstream.connectors.source import EndOfStream, batch_limit
+from arrowstream.errors import ColumnError, ContextError, PlanError, SourceError
 from arrowstream.sources.memory import MemorySource
 from arrowstream.testing.source_suite import SourceSuite, Supply, assert_rows, polled, reading
 
@@ -109,7 +109,7 @@ def test_a_waiting_reader_gets_rows_as_soon_as_they_are_sent() -> None:
 
 READ_IN_ANOTHER_PROCESS = """
 import pickle, sys
-from arrowstream.connectors.source import EndOfStream
+from arrowstream.connectors.source import EndOfStream, batch_limit
 source = pickle.load(sys.stdin.buffer)
 print(source.scan("memory", 1, 3).collect()["n"].to_list(), flush=True)
 reader = source.open("memory", None)
@@ -183,3 +183,17 @@ def test_two_readers_do_not_disturb_each_other() -> None:
         source.send(rows(0, 4))
         polars.testing.assert_frame_equal(polled(source, first, 4), rows(0, 4))
         polars.testing.assert_frame_equal(polled(source, second, 2), rows(2, 2))
+
+
+def test_a_limit_for_a_batch_is_one_for_a_poll() -> None:
+    source = MemorySource(SCHEMA, max_rows_per_batch=2)
+    source.send(rows(0, 5))
+    source.end()
+    assert batch_limit(pickle.loads(pickle.dumps(source))) == 2
+    with reading(source) as reader:
+        polls = [reader.poll(0) for _ in range(3)]
+        assert [found.num_rows for found in polls if isinstance(found, pa.RecordBatch)] == [2, 2, 1]
+        with pytest.raises(EndOfStream):
+            reader.poll(0)
+    with pytest.raises(PlanError, match="max_rows_per_batch=0"):
+        MemorySource(SCHEMA, max_rows_per_batch=0)

@@ -9,7 +9,7 @@ import polars as pl
 import polars.testing
 import pytest
 
-from arrowstream.connectors.source import EndOfStream, Offset
+from arrowstream.connectors.source import EndOfStream, Offset, batch_limit
 from arrowstream.errors import PlanError, SourceError
 from arrowstream.sources.rate import RateReader, RateSource
 from arrowstream.testing.source_suite import SourceSuite, Supply, polled, reading
@@ -81,6 +81,11 @@ def test_a_pause_is_made_up_for_in_pieces() -> None:
         while (rows := reader.poll(0)) is not None:
             sizes.append(rows.num_rows)
     assert sizes == [1_000_000] * 3 + [600_000]
+    limited = RateSource(1000, rows=25, max_rows_per_batch=10)
+    assert batch_limit(limited) == 10
+    with reading(limited.bounded()) as reader:
+        polls = [reader.poll(0) for _ in range(3)]
+    assert [rows.num_rows for rows in polls if rows is not None] == [10, 10, 5]
 
 
 def test_a_rate_that_is_no_whole_number_keeps_its_times() -> None:

@@ -8,6 +8,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+_FEW = 64
+"""Rows that are sooner tried one by one than looked through for suspects."""
+
 
 def convert(column: pa.Array, target: pa.DataType) -> pa.Array:
     """`column` as `target`, in bulk; raises `ArrowInvalid` if a single value cannot be converted.
@@ -32,7 +35,8 @@ def convert_each(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, dict[
     except pa.ArrowInvalid:
         pass
     bad: dict[int, str] = {}
-    suspect = _suspects(column, target)
+    few = len(column) < _FEW
+    suspect = np.ones(len(column), np.bool_) if few else _suspects(column, target)
     for place in np.flatnonzero(suspect).tolist():
         _find_bad(column, target, np.array([place]), bad)
     _find_bad(column, target, np.flatnonzero(~suspect), bad)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
@@ -238,10 +239,12 @@ class StreamFrame:
 
         check(self._node, frame, tries=tries, seed=seed)
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __getattr__(self, name: str) -> Callable[..., StreamFrame]:
         if name.startswith("_"):
             raise AttributeError(name)
-        if name in METHODS and not isinstance(METHODS[name], RowsCall):
+        if isinstance(METHODS.get(name), RowsCall):
+            return partial(self._rows, name)
+        if name in METHODS:
             try:
                 check_call(name, (), {}, self.schema)
             except ArrowStreamError as error:

@@ -52,7 +52,9 @@ def measure(rate: int, seconds: float) -> np.ndarray:
     try:
         with ars.StreamingContext(batch_interval="10ms") as ctx:
             lines = ctx.read.socket(f"127.0.0.1:{port}")
-            lines.select(pl.col("line").cast(pl.Int64).alias("sent")).filter(pl.col("sent") > 0).write.foreach_batch(note)
+            lines.select(pl.col("line").cast(pl.Int64).alias("sent")).filter(pl.col("sent") > 0).write.foreach_batch(
+                note
+            )
             ctx.run(timeout=seconds + 60)
     finally:
         sender.wait(30)

@@ -79,7 +79,10 @@ class _Reader:
 def bare(batches: int) -> float:
     """Seconds for a plain loop of `DoPut` into a server in a process of its own that only counts."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.replication", "--serve"], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.replication", "--serve"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
     )
     assert server.stdout is not None and server.stdin is not None
     try:

@@ -95,7 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         written = median([json_to_parquet(port, lines) for _ in range(runs)])
         rolled = median([json_to_parquet(port, lines, roll="64MB") for _ in range(runs)])
     row("JSON, json.loads in a loop, kept nowhere", f"{lines / plain:,.0f} rows/s")
-    row("JSON lines of five fields to Parquet", f"{lines / written:,.0f} rows/s", "at least 500,000", lines / written >= 5e5)
+    row(
+        "JSON lines of five fields to Parquet",
+        f"{lines / written:,.0f} rows/s",
+        "at least 500,000",
+        lines / written >= 5e5,
+    )
     row("the same with roll='64MB'", f"{lines / rolled:,.0f} rows/s")
     row("JSON to Parquet against the loop", f"{plain / written:.1f} x")
 

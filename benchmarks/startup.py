@@ -44,7 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     row("python -c pass", f"{median(times['pass'][1:]) * 1000:.0f} ms")
     row("import polars, pyarrow, duckdb", f"{engines * 1000:.0f} ms")
     row("import arrowstream", f"{ours / engines:.2f} x", "at most 1.3 x", ours <= 1.3 * engines)
-    row("import arrowstream with all that start() needs", f"{door / engines:.2f} x", "at most 1.3 x", door <= 1.3 * engines)
+    row(
+        "import arrowstream with all that start() needs",
+        f"{door / engines:.2f} x",
+        "at most 1.3 x",
+        door <= 1.3 * engines,
+    )
     first = median([first_result() for _ in range(max(3, runs // 2))])
     row("first result of the word count, from process start", f"{first:.2f} s", "at most 2 s", first <= 2)
 

@@ -155,7 +155,7 @@ def _refusal(kind: ChangeKind) -> str:
     )
     return (
         f"Parquet takes append-only streams and this one {of or kind}: "
-        "add a window with a watermark, or use mode='complete'"
+        "use mode='complete' for the table as it is now, or write to DuckDB, which updates rows in place"
     )
 
 

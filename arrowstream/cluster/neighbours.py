@@ -140,7 +140,7 @@ class _PutStream:
     def close(self) -> None:
         """End the stream; one that is broken is only let go of."""
         with contextlib.suppress(pa.ArrowException):
-            self._writer.close()
+            self._writer.done_writing()  # a close would wait for the thread that hears the answers
 
     def _hear(self) -> None:
         try:

@@ -97,17 +97,20 @@ class Refusal:
     cure: str
 
 
+BY_SQL = "an output, asked by SQL: ctx.sql('SELECT *, lag(x) OVER (ORDER BY t) FROM rows ORDER BY t LIMIT 10')"
+"""The cure for what looks at rows in their order: outputs can be ordered and ranked, streams cannot yet."""
+
 _AGGREGATE = Refusal(
     "is an aggregate of all rows of the batch", "group_by(...).agg(...), or frame.agg(...) for one row"
 )
-_NEIGHBOURS = Refusal("looks at neighbouring rows, which may be in another batch", "frame.rolling(...)")
-_RANKED = Refusal("orders all rows of the batch", "frame.rank(...), frame.top_k(...) or frame.sort(...)")
-_DISTINCT = Refusal("compares a row with all others of the batch", "frame.unique(...) or group_by(...).agg(pl.len())")
-_POSITION = Refusal("depends on the position of a row in its batch", "frame.top_k(...) by a column that says the order")
+_NEIGHBOURS = Refusal("looks at neighbouring rows, which may be in another batch", BY_SQL)
+_RANKED = Refusal("orders all rows of the batch", BY_SQL)
+_DISTINCT = Refusal("compares a row with all others of the batch", "group_by(...).agg(pl.len())")
+_POSITION = Refusal("depends on the position of a row in its batch", BY_SQL)
 _RANDOM = Refusal(
     "is random, so a batch that runs again would answer differently", "a hash of a column: pl.col(...).hash()"
 )
-_OVER = Refusal("looks at all rows of a partition", "group_by(...).agg(...), joined back where rows are wanted")
+_OVER = Refusal("looks at all rows of a partition", "group_by(...).agg(...)")
 _CALLBACK = Refusal("is Python that Polars does not call row by row", "frame.map_batches(...), where you vouch for it")
 
 _REFUSED: dict[Refusal, str] = {

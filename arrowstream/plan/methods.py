@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from arrowstream.errors import NotRowLocalError, PlanError
+from arrowstream.plan.elementwise import BY_SQL
 from arrowstream.plan.expressions import PANIC, as_expressions, expand, plan_error, resolve
 from arrowstream.plan.rowlocal import check_outputs, check_row_local
 
@@ -35,6 +36,13 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class NotYet:
+    """Would make sense on a stream, and is not there yet; `cure` is what does it meanwhile."""
+
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """Not done on a stream: `why`, and what to write in its place."""
 
@@ -53,6 +61,8 @@ def check_call(method: str, args: Sequence[Any], kwargs: Mapping[str, Any], sche
             check(method, tuple(args), dict(kwargs), schema)
         case Node(call):
             raise PlanError(f"{method} is not recorded row by row; on a stream it is {call}")
+        case NotYet(cure):
+            raise PlanError(f"{method} is not there yet on a stream; meanwhile: {cure}")
         case Refused(why, cure):
             raise NotRowLocalError(f"{method} is refused: {why}; use {cure}")
         case None:
@@ -148,16 +158,22 @@ def _cast(method: str, args: tuple[Any, ...], kwargs: dict[str, Any], schema: pl
             )
 
 
-_ORDER = Refused("the position of a row depends on how the stream is cut", "top_k(...) by a column that says the order")
-_NEIGHBOURS = Refused("a row's neighbours may be in another batch", "rolling(...) or group_by_dynamic(...)")
+_ORDER = Refused("the position of a row depends on how the stream is cut", BY_SQL)
+_NEIGHBOURS = Refused("a row's neighbours may be in another batch", BY_SQL)
+_SORTED = NotYet(BY_SQL)
+_WINDOW = NotYet("a key that names the window: group_by(pl.col('ts').dt.truncate('1m')).agg(...)")
+_JOIN = NotYet(
+    "for a table that does not change, map_batches(lambda rows: rows.join(table, on=...)); else SQL over outputs"
+)
 _NO_END = Refused("a stream has no end at which to collect it", "preview(...), or bind it to a sink by .write")
 _SINK = Refused("sinks of a stream commit batch by batch", ".write.parquet(...), .write.duckdb(...) and the like")
 _LOCAL = Refused("a stream frame is a plan already and has nothing of its own to copy", "the frame itself")
+_AT_ONCE = Refused("it needs all the rows at once", "an output, asked by SQL: ctx.sql('SELECT median(x) FROM rows')")
 _AGG = Node("frame.agg(...), such as frame.agg(pl.all().sum())")
 
-METHODS: Mapping[str, Rows | Node | Refused] = MappingProxyType(
+METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
     {
-        "bottom_k": Node("frame.bottom_k(k, by=...)"),
+        "bottom_k": _SORTED,
         "cache": _LOCAL,
         "cast": Rows(_cast),
         "clear": _LOCAL,
@@ -185,13 +201,13 @@ METHODS: Mapping[str, Rows | Node | Refused] = MappingProxyType(
         "gather": _ORDER,
         "gather_every": _ORDER,
         "group_by": Node("frame.group_by(...).agg(...)"),
-        "group_by_dynamic": Node("frame.group_by_dynamic(...).agg(...)"),
+        "group_by_dynamic": _WINDOW,
         "head": _ORDER,
-        "inspect": Refused("it would print every batch", "preview(...)"),
+        "inspect": Refused("it would print every batch", "preview(...), or .write.console()"),
         "interpolate": _NEIGHBOURS,
-        "join": Node("frame.join(...)"),
-        "join_asof": Node("frame.join_asof(...)"),
-        "join_where": Node("frame.join_where(...)"),
+        "join": _JOIN,
+        "join_asof": _JOIN,
+        "join_where": _JOIN,
         "last": _ORDER,
         "lazy": _LOCAL,
         "limit": _ORDER,
@@ -199,8 +215,8 @@ METHODS: Mapping[str, Rows | Node | Refused] = MappingProxyType(
         "match_to_schema": Rows(_match),
         "max": _AGG,
         "mean": _AGG,
-        "median": _AGG,
-        "merge_sorted": Refused("streams are not sorted", "union of the two frames"),
+        "median": _AT_ONCE,
+        "merge_sorted": Refused("streams are not sorted", "arrowstream.concat([...]) of the two frames"),
         "min": _AGG,
         "null_count": _AGG,
         "pipe": Node("frame.pipe(function)"),
@@ -209,12 +225,12 @@ METHODS: Mapping[str, Rows | Node | Refused] = MappingProxyType(
             "it is an aggregate",
             "group_by(...).agg(...) with one pl.col(...).filter(...) aggregate for each new column",
         ),
-        "quantile": _AGG,
+        "quantile": _AT_ONCE,
         "remote": _NO_END,
         "remove": Rows(_predicates),
         "rename": Rows(_plain),
         "reverse": _ORDER,
-        "rolling": Node("frame.rolling(...).agg(...)"),
+        "rolling": _WINDOW,
         "schema": Node("frame.schema"),
         "select": Rows(_select),
         "select_seq": Rows(_select),
@@ -231,16 +247,16 @@ METHODS: Mapping[str, Rows | Node | Refused] = MappingProxyType(
         "sink_ndjson": _SINK,
         "sink_parquet": _SINK,
         "slice": _ORDER,
-        "sort": Node("frame.sort(...)"),
+        "sort": _SORTED,
         "sql": Node('frame.sql("SELECT ... FROM self")'),
         "std": _AGG,
         "sum": _AGG,
         "tail": _ORDER,
-        "top_k": Node("frame.top_k(k, by=...)"),
-        "unique": Node("frame.unique(...)"),
+        "top_k": _SORTED,
+        "unique": NotYet("a group per row: group_by(...).agg(...)"),
         "unnest": Rows(_plain),
         "unpivot": Rows(_plain),
-        "update": Refused("it lines rows up by position or joins them", "frame.join(...) and pl.coalesce(...)"),
+        "update": _JOIN,
         "var": _AGG,
         "width": Node("len(frame.columns)"),
         "with_columns": Rows(_each),

@@ -55,6 +55,10 @@ class Taker:
             # Polars gives a list of the group's values for an expression that is no aggregate.
             if not self.grouped:
                 raise _undecomposable(tree, "is not an aggregate", "select(...) for rows, or an aggregate of it")
+            try:
+                height("agg", tree, self.schema)
+            except NotRowLocalError as error:
+                raise _undecomposable(tree, _AT_ONCE, _RUNNING) from error
             return self._leaf(Call("Agg.Implode", b"\x81\xaemaintain_order\xc3", (tree,)))
         rest = self._replaced(tree)
         leaves = resolve(pl.LazyFrame(schema=self._kept_schema()).select(*self._values()), self.schema)
@@ -75,10 +79,7 @@ class Taker:
         try:
             found = height("agg", node, self.schema)
         except NotRowLocalError as error:
-            raise NotDecomposable(
-                f"agg: {describe(call)} cannot be kept as a running value, because it is of something that needs all "
-                f"the rows of a group at once. {error}"
-            ) from error
+            raise _undecomposable(call, _AT_ONCE, _RUNNING) from error
         if found is Height.SCALAR:
             raise _undecomposable(call, "reads no column", "pl.len(), or a column in its place")
         (dtype,) = resolve(pl.LazyFrame(schema=self.schema).select(build(node).alias("_")), self.schema).values()
@@ -104,9 +105,7 @@ class Taker:
         if node.op in AGGREGATES:
             return self._leaf(node)
         if node.op not in ELEMENTWISE and node.op != "AnonymousFunction":
-            raise _undecomposable(
-                node, "needs all the rows of a group at once", "sum, count, mean, min, max and the like"
-            )
+            raise _undecomposable(node, _AT_ONCE, _RUNNING)
         return replace(node, inputs=tuple(self._replaced(child) for child in node.inputs))
 
     def _leaf(self, call: Call) -> Column:
@@ -124,6 +123,12 @@ class Taker:
         for accumulator, number in self.accumulators.items():
             kept.update({column_name(number, role): dtype for role, dtype in accumulator.columns.items()})
         return pl.Schema(kept)
+
+
+_AT_ONCE = "needs all the rows of a group at once"
+_RUNNING = (
+    "sum, count, mean, min, max and the like, or ask an output: ctx.sql('SELECT k, median(x) FROM rows GROUP BY k')"
+)
 
 
 def _undecomposable(node: Node, why: str, cure: str) -> NotDecomposable:

@@ -442,7 +442,7 @@ def test_float_keys_have_one_label() -> None:
         ((i - i.mean()).sum(), "all the rows"),
         (i - i.mean(), "one value a row"),
         (i.sum() / n, ".first() for a key"),
-        (i.head(2), "position"),
+        (i.head(2), "all the rows of a group"),
         (s.str.join(","), "all the rows"),
         (i.sum().over("k"), "all the rows"),
         (pl.lit(1).sum(), "reads no column"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from arrowstream.errors import ColumnError, NotRowLocalError, PlanError
-from arrowstream.plan.methods import METHODS, Node, Refused, Rows, check_call, output_schema, settle
+from arrowstream.plan.methods import METHODS, Node, NotYet, Refused, Rows, check_call, output_schema, settle
 
 SCHEMA = pl.Schema(
     {
@@ -131,16 +131,16 @@ def test_cutting_changes_nothing(recorded: Call, rows: list[dict[str, Any]], mar
         (call("select", pl.lit(1)), "reads no column", "with_columns"),
         (call("select", pl.col("xs").explode(), "a"), "number of rows", "explode"),
         (call("filter", pl.col("a") == pl.col("a").max()), "aggregate", "agg"),
-        (call("with_columns", pl.col("a").shift()), "neighbouring", "rolling"),
+        (call("with_columns", pl.col("a").shift()), "neighbouring", "ctx.sql"),
         (call("with_columns", pl.col("xs").explode()), "number of rows", "explode"),
         (call("fill_null", strategy="forward"), "other rows", "fill_null(0)"),
         (call("fill_null", None, "mean"), "other rows", "fill_null(0)"),
         (call("fill_null", pl.col("a").mean()), "aggregate", "agg"),
         (call("match_to_schema", SCHEMA, missing_columns=pl.len()), "aggregate", "agg"),
         (call("cast", {"cat": pl.UInt32}), "order of arrival", "Enum"),
-        (call("head", 3), "position", "top_k"),
-        (call("with_row_index"), "position", "top_k"),
-        (call("shift"), "another batch", "rolling"),
+        (call("head", 3), "position", "ctx.sql"),
+        (call("with_row_index"), "position", "ctx.sql"),
+        (call("shift"), "another batch", "ctx.sql"),
         (call("collect"), "no end", "preview"),
         (call("sink_parquet", "x"), "batch by batch", ".write"),
     ],
@@ -160,11 +160,13 @@ def test_other_nodes_are_named() -> None:
     """Someone who comes with a LazyFrame method that is a node of its own is shown its name."""
     with pytest.raises(PlanError, match=r"frame\.group_by"):
         check_call("group_by", ("a",), {}, SCHEMA)
+    with pytest.raises(PlanError, match=r"join is not there yet on a stream; meanwhile: .*map_batches"):
+        check_call("join", (), {}, SCHEMA)
     with pytest.raises(PlanError, match="not a known call"):
         check_call("selekt", (), {}, SCHEMA)
     for entry in METHODS.values():
         match entry:
-            case Node(said):
+            case Node(said) | NotYet(said):
                 assert said
             case Refused(reason, remedy):
                 assert reason

@@ -179,7 +179,7 @@ def test_streams_that_update_rows_are_refused_with_the_cure() -> None:
         ParquetSink("out").bind(SCHEMA, Upsert(("word",)))
     assert str(refused.value) == (
         "Parquet takes append-only streams and this one updates rows of `word`: "
-        "add a window with a watermark, or use mode='complete'"
+        "use mode='complete' for the table as it is now, or write to DuckDB, which updates rows in place"
     )
 
 

@@ -134,12 +134,13 @@ class MemoryReader:
         self._rows, self._next, self._most, self._bounded = rows, position, most, bounded
         self._closed = threading.Event()
         self._polling = threading.Lock()
+        self._woken = False
 
     def poll(self, timeout: float) -> pa.RecordBatch | None:
         deadline = time.monotonic() + timeout
         with self._polling:
             while not self._closed.is_set():
-                left = 0.0 if self._bounded else max(deadline - time.monotonic(), 0.0)
+                left = 0.0 if self._bounded or self._woken else max(deadline - time.monotonic(), 0.0)
                 stop = None if self._most is None else self._next + self._most
                 found, ended = self._rows.read(self._next, stop, left)
                 if found is not None:
@@ -147,12 +148,19 @@ class MemoryReader:
                     return found
                 if ended or self._bounded:
                     break
-                if time.monotonic() >= deadline:
+                if self._woken or time.monotonic() >= deadline:
+                    self._woken = False
                     return None
         raise EndOfStream
 
     def position(self) -> Offset:
         return self._next
+
+    def wake(self) -> None:
+        """Have a poll that waits return; over a connection it hears so at the end of its step."""
+        self._woken = True
+        if isinstance(self._rows, HeldRows):
+            self._rows.interrupt()
 
     def acknowledge(self, offset: Offset) -> None:
         """Nothing is let go of: the rows may be replayed."""

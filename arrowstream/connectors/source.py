@@ -96,6 +96,14 @@ class SupportsRange(Protocol):
 
 
 @runtime_checkable
+class SupportsWake(Protocol):
+    """A reader whose poll can be called off."""
+
+    def wake(self) -> None:
+        """Have a poll that waits return now, with None; called from another thread."""
+
+
+@runtime_checkable
 class SupportsBatchLimit(Protocol):
     """A source that has a say in how much of it one batch takes."""
 

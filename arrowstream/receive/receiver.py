@@ -14,7 +14,7 @@ import tenacity
 from arrowstream.blocks.block import Block
 from arrowstream.blocks.generator import BlockGenerator
 from arrowstream.clock import Clock
-from arrowstream.connectors.source import EndOfStream, Offset, Reader, Reference, Source, SupportsRejects
+from arrowstream.connectors.source import EndOfStream, Offset, Reader, Reference, Source, SupportsRejects, SupportsWake
 from arrowstream.errors import ArrowStreamError
 
 POLL_SECONDS = 0.05
@@ -96,6 +96,8 @@ class Receiver:
         with self._lock:
             if not self._ended:
                 self._flushes.append(done)
+                if isinstance(reader := self._reader, SupportsWake):
+                    reader.wake()
                 return
         self._outlet.after(done)
 

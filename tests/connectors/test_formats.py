@@ -307,6 +307,7 @@ def assert_cut_invariant(format: Format, lines: list[bytes], cut: int, end: byte
         (b'{"l": [1, null, "x"]}', "l[2]: expected int, got str"),
         (b'{"r": {"a": true}}', "r.a: expected int, got bool"),
         (b'{"i": 1, "i": 1}', "i: the field is given twice"),
+        (b'{"r": {"a": 1, "a": 1}}', "r.a: the field is given twice"),
         (b'{"i": 1', "not JSON: "),
         (b'{"i": NaN}', "not JSON: "),
         (b"[1]", "not a JSON object, got array"),
@@ -446,6 +447,28 @@ def test_the_reason_names_the_csv_field(line: bytes, reason: str) -> None:
     assert table(decoded, CSV)["i"].to_list() == [7, 7]
     assert decoded.rejects is not None
     assert reason in decoded.rejects["reason"][0].as_py()
+
+
+def test_one_bad_line_among_many_that_look_like_it_is_found() -> None:
+    """All lines have quotes, or a name twice, as the bad one has: the guess at who is at fault helps nothing."""
+    lines = [b'%d,"a, b",' % n for n in range(5000)]
+    lines[1234] = b'1,"a, b"'
+    format = make_format("csv", {"n": pl.Int64, "s": pl.String, "x": pl.Float64})
+    decoded = format.decode(b"\n".join(lines))
+    assert (decoded.rows.num_rows, refusals(decoded)) == (4999, [lines[1234]])
+    lines = [b'{"n": %d, "other": {"n": 1}}' % n for n in range(5000)]
+    lines[1234] = b'{"n": 1, "n": 2}'
+    format = make_format("ndjson", {"n": pl.Int64})
+    decoded = format.decode(b"\n".join(lines))
+    assert (decoded.rows.num_rows, refusals(decoded)) == (4999, [lines[1234]])
+
+
+def test_a_column_that_is_not_read_may_refuse_the_line_all_the_same() -> None:
+    """Else it would be refused only with another bad line beside it."""
+    format = make_format("csv", {"a": pl.Int64}, header=True).with_header(b"a,other\n")
+    decoded = format.decode(b"1,x\n2,\xff\n")
+    assert table(decoded, format).rows() == [(1,)]
+    assert refusals(decoded) == [b"2,\xff"]
 
 
 def test_csv_options() -> None:

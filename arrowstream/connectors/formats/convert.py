@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_FEW = 64
-"""Rows that are sooner tried one by one than looked through for suspects."""
+from arrowstream.connectors.formats.search import single_out
 
 
 def convert(column: pa.Array, target: pa.DataType) -> pa.Array:
@@ -35,11 +36,19 @@ def convert_each(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, dict[
     except pa.ArrowInvalid:
         pass
     bad: dict[int, str] = {}
-    few = len(column) < _FEW
-    suspect = np.ones(len(column), np.bool_) if few else _suspects(column, target)
-    for place in np.flatnonzero(suspect).tolist():
-        _find_bad(column, target, np.array([place]), bad)
-    _find_bad(column, target, np.flatnonzero(~suspect), bad)
+
+    def converts(places: Sequence[int]) -> bool:
+        try:
+            convert(column.take(pa.array(places)), target)
+        except pa.ArrowInvalid as error:
+            if len(places) == 1:
+                bad[places[0]] = _reason(column[places[0]].as_py(), target, str(error))
+            return False
+        return True
+
+    suspect = _suspects(column, target) if len(column) > 64 else np.ones(len(column), np.bool_)
+    single_out(np.flatnonzero(suspect).tolist(), converts, 1)
+    single_out(np.flatnonzero(~suspect).tolist(), converts, len(column))
     keep = np.ones(len(column), np.bool_)
     keep[list(bad)] = False
     return convert(pc.if_else(pa.array(keep), column, pa.scalar(None, column.type)), target), bad
@@ -58,26 +67,11 @@ def _overflows(text: pa.Array, numbers: pa.Array) -> bool:
     return not pc.all(pc.match_substring(text.filter(infinite), "inf", ignore_case=True)).as_py()
 
 
-def _find_bad(column: pa.Array, target: pa.DataType, places: npt.NDArray[np.intp], bad: dict[int, str]) -> None:
-    """Note those of `places` that cannot be converted, by halving what fails."""
-    if not len(places):
-        return
-    try:
-        convert(column.take(pa.array(places)), target)
-    except pa.ArrowInvalid as error:
-        if len(places) == 1:
-            bad[int(places[0])] = _reason(column[int(places[0])].as_py(), target, str(error))
-            return
-        middle = len(places) // 2
-        _find_bad(column, target, places[:middle], bad)
-        _find_bad(column, target, places[middle:], bad)
-
-
 _TIME = r"^\d{4}-\d\d-\d\d(?:[T ]\d\d(?::?\d\d(?::?\d\d(?:\.\d{1,9})?)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?$"
 
 
 def _suspects(column: pa.Array, target: pa.DataType) -> npt.NDArray[np.bool_]:
-    """The rows that Polars cannot convert either: a guess in bulk, so that halving has little left to find."""
+    """The rows that Polars cannot convert either: a guess in bulk, so that they do not spoil the others."""
     if not pa.types.is_large_string(column.type):
         return np.zeros(len(column), np.bool_)
     text = pl.Series(column)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from arrowstream.connectors.formats.convert import convert, convert_each
-from arrowstream.connectors.formats.format import Decoded, not_utf8
+from arrowstream.connectors.formats.format import Decoded, is_utf8, not_utf8
 from arrowstream.connectors.formats.schema import is_scalar, refuse_types
 from arrowstream.connectors.formats.sift import Parsed, Refused, sift
 from arrowstream.errors import PlanError
@@ -98,11 +98,21 @@ class CsvFormat:
                     refused[place] = "a quote is left open"
             elif (found := line.count(delimiter) + 1) != width:
                 refused[place] = f"{found} fields instead of {width}"
-        return sift(lines, refused, self._parse_lines, lambda line: self.quote.encode() in line)
+        return sift(lines, refused, self._parse_lines, self._suspect)
+
+    def _suspect(self, line: bytes) -> bool:
+        """Is it a line with quotes which the standard library does not find the right fields in?"""
+        if not self.quote or self.quote.encode() not in line:
+            return False
+        reader = csv.reader([line.decode()], delimiter=self.delimiter, quotechar=self.quote, strict=True)
+        try:
+            return len(next(reader, [])) != len(self._fields())
+        except csv.Error:
+            return True
 
     def _count_records(self, data: bytes) -> int | None:
         """How many lines `data` has, if none is blank and no quote is open at a line's end; else None."""
-        if not data or b"\r" in data:
+        if not data or b"\r" in data or not is_utf8(data):
             return None
         octets = np.frombuffer(data, np.uint8)
         ends = np.flatnonzero(octets == ord("\n"))
@@ -130,6 +140,8 @@ class CsvFormat:
 
     def _read(self, data: bytes, lines: int) -> pa.Table:
         """One row a line, all fields as text; raises `Refused` where that cannot be."""
+        if not data.endswith(b"\n"):
+            data += b"\n"  # Arrow loses an empty field before the end of the data
         fields = self._fields()
         converting = pc.ConvertOptions(
             column_types={name: pa.large_string() for name in fields},

@@ -56,6 +56,14 @@ def make_rejects(refused: Sequence[tuple[bytes, str]]) -> pa.RecordBatch | None:
     return pa.record_batch([pa.array(raw, pa.large_binary()), pa.array(reasons, pa.large_string())], REJECT_SCHEMA)
 
 
+def is_utf8(data: bytes) -> bool:
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def not_utf8(line: bytes) -> str | None:
     """Why a line is not UTF-8; None where it is."""
     try:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from arrowstream.connectors.formats.convert import convert, convert_each, type_name
-from arrowstream.connectors.formats.format import Decoded, not_utf8
+from arrowstream.connectors.formats.format import Decoded, is_utf8, not_utf8
 from arrowstream.connectors.formats.schema import is_scalar, refuse_types
 from arrowstream.connectors.formats.sift import Parsed, Refused, sift
 from arrowstream.errors import PlanError
@@ -69,7 +69,7 @@ class NdjsonFormat:
     def _decode_lines(self, data: bytes) -> Decoded:
         lines = [line for line in (part.strip(b" \t\r") for part in data.split(b"\n")) if line]
         examine = _examiner(self.schema).decode
-        utf8 = _is_utf8(data)
+        utf8 = is_utf8(data)
         refused: dict[int, str] = {}
         for place, line in enumerate(lines):
             if not utf8 and (reason := not_utf8(line)):
@@ -126,7 +126,7 @@ def _count_objects(data: bytes) -> int | None:
 
     `}` newline `{` cannot be within an object, so that as many rows as such lines means one object a line.
     """
-    if not data or b"\r" in data or not _is_utf8(data) or _may_have_nan(data):
+    if not data or b"\r" in data or not is_utf8(data) or _may_have_nan(data):
         return None
     octets = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(octets == ord("\n"))
@@ -139,14 +139,6 @@ def _count_objects(data: bytes) -> int | None:
         and bool((octets[ends - 1] == ord("}")).all())
     )
     return len(ends) if whole else None
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        str(data, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _may_have_nan(data: bytes) -> bool:
@@ -214,7 +206,7 @@ def _reason(message: str) -> str:
     if found := re.fullmatch(r"(.+) - at `\$\.(.*)`", message):
         return f"{found[2]}: {found[1][0].lower()}{found[1][1:]}"
     if found := re.search(r"Column\(/(.*)\) was specified twice", message):
-        return f"{found[1]}: the field is given twice"
+        return f"{found[1].replace('/', '.')}: the field is given twice"
     if found := re.search(r"Failed to convert JSON to ([^,:]+), couldn't parse:(.*)", message):
         return f"{found[2]!r:.100} is no {found[1]}"
     if found := re.search(r"Failed to convert JSON to .+?\): (.*)", message):

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.formats.format import Decoded, make_rejects
+from arrowstream.connectors.formats.search import single_out
 
 Parsed: TypeAlias = tuple[pa.RecordBatch, dict[int, str]]
 """One row a line, and the reasons for those rows that are none after all, by their place."""
@@ -27,43 +28,37 @@ def sift(
 ) -> Decoded:
     """Decode all of `lines` but those already `refused` (by their place), and refuse those that `parse` does.
 
-    `parse` decodes lines in bulk and raises `Refused`. Of what it refuses the suspects are tried one by one, and the
-    rest is halved until the lines at fault stand alone. The order is kept.
+    `parse` decodes lines in bulk and raises `Refused`; then groups of lines are tried until those at fault stand alone.
+    Lines that are `suspect` are kept apart, so that they do not spoil the others: a guess, of which nothing but the
+    speed depends. The order is kept.
     """
     reasons = dict(refused)
-    found: list[tuple[list[int], pa.RecordBatch]] = []
+    found: list[tuple[Sequence[int], pa.RecordBatch]] = []
 
-    def attempt(places: list[int]) -> bool:
-        """Decode these lines; False where some are at fault and it is not known which."""
+    def decodes(places: Sequence[int]) -> bool:
         try:
             rows, bad = parse([lines[place] for place in places])
         except Refused as error:
-            if len(places) > 1:
-                return False
-            reasons[places[0]] = str(error)
-            return True
+            if len(places) == 1:
+                reasons[places[0]] = str(error)
+            return False
         reasons.update((places[row], reason) for row, reason in bad.items())
         kept = [place for row, place in enumerate(places) if row not in bad]
         if kept:
             found.append((kept, _without(rows, bad) if bad else rows))
         return True
 
-    def halve(places: list[int]) -> None:
-        if places and not attempt(places):
-            halve(places[: len(places) // 2])
-            halve(places[len(places) // 2 :])
-
     left = [place for place in range(len(lines)) if place not in refused]
-    if not left or not attempt(left):
+    if left and not decodes(left):
         suspects = {place for place in left if suspect(lines[place])}
-        for place in sorted(suspects):
-            attempt([place])
-        halve([place for place in left if place not in suspects])
+        others = [place for place in left if place not in suspects]
+        single_out(sorted(suspects), decodes, 1)
+        single_out(others, decodes, len(others))
     rows = _in_order(found) if found else parse([])[0]
     return Decoded(rows, make_rejects([(lines[place], reasons[place]) for place in sorted(reasons)]))
 
 
-def _in_order(found: list[tuple[list[int], pa.RecordBatch]]) -> pa.RecordBatch:
+def _in_order(found: list[tuple[Sequence[int], pa.RecordBatch]]) -> pa.RecordBatch:
     """All rows, in the order of their lines."""
     rows = pa.concat_batches([rows for _, rows in found])
     places = np.concatenate([places for places, _ in found])

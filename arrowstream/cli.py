@@ -16,6 +16,9 @@ from arrowstream import __version__
 if TYPE_CHECKING:
     from arrowstream.context import StreamingContext
 
+DEFAULT_NAME = "arrowstream"
+"""The name of a context that was given none."""
+
 LINE_SECONDS = 0.5
 """How often the progress line is drawn."""
 
@@ -118,15 +121,14 @@ class ProgressLine:
         self._seen[id(context)] = (now, rows_in, rows_out)
         seconds = max(now - before[0], 1e-9)
         last = progress.last
-        text = f"{context.name}: {progress.batches:,} batches"
-        text += (
-            f", in {(rows_in - before[1]) / seconds:,.0f} rows/s, out {(rows_out - before[2]) / seconds:,.0f} rows/s"
-        )
+        # What matters most comes first: a narrow terminal cuts the rest.
+        text = f"{context.name}: " if context.name != DEFAULT_NAME else ""
+        text += f"in {(rows_in - before[1]) / seconds:,.0f} rows/s, out {(rows_out - before[2]) / seconds:,.0f}"
         if last is not None:
             text += f", batch {last.seconds * 1000:.1f} ms, lag {last.lag * 1000:.0f} ms"
         if progress.dead_letters:
             text += f", {progress.dead_letters:,} dead letters"
-        return text
+        return f"{text}, {progress.batches:,} batches"
 
     def _draw(self, text: str) -> None:
         width = os.get_terminal_size(2).columns - 1 if sys.stderr.isatty() else 200

@@ -84,7 +84,8 @@ def bare(batches: int) -> float:
         stdin=subprocess.PIPE,
         text=True,
     )
-    assert server.stdout is not None and server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdin is not None
     try:
         client = flight.FlightClient(f"grpc://127.0.0.1:{server.stdout.readline().strip()}")
         one = batch()

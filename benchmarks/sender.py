@@ -39,7 +39,8 @@ def sending(kind: str, lines: int) -> Iterator[int]:
         stdin=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None and process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdin is not None
     try:
         yield int(process.stdout.readline())
     finally:

@@ -175,7 +175,11 @@ class BatchScheduler:
 
     def _plan_moves(self) -> None:
         """Partitions for workers that have none, from those that have the most."""
-        self._moves = {partition: to for partition, to in self._moves.items() if to in self._workers}
+        self._moves = {
+            partition: to
+            for partition, to in self._moves.items()
+            if to in self._workers and to != self.placement[partition]
+        }
         for newcomer in self._workers:
             after = [self._moves.get(partition, worker) for partition, worker in enumerate(self.placement)]
             busiest = max(self._workers, key=after.count)

@@ -50,6 +50,7 @@ check)  # style, types, layers
     "$venv/bin/ruff" format --check .
     "$venv/bin/ruff" check .
     "$venv/bin/mypy"
+    MYPYPATH=.:tests/support "$venv/bin/mypy" --explicit-package-bases tests benchmarks examples
     "$venv/bin/lint-imports"
     ;;
 bench)  # print the benchmarks, as ratios in one run (some minutes)

@@ -122,7 +122,7 @@ class StreamingContext:
         self._dead_letters = DeadLetters()
         self._catalog = Catalog()
         self._catalog.register(DEAD_LETTERS, self._dead_letters.view)
-        self._listeners: list[Callable[[BatchReport], None]] = []
+        self._listeners: list[Callable[[BatchReport], object]] = []
         self._state = "new"
         self._read = ReadFrom(self)
 
@@ -140,7 +140,7 @@ class StreamingContext:
             raise PlanError(f"there is already an output {output.sink.name!r}; give this one another name=")
         self._outputs.append(output)
 
-    def listen(self, listener: Callable[[BatchReport], None]) -> None:
+    def listen(self, listener: Callable[[BatchReport], object]) -> None:
         """Call `listener(report)` after every batch, on the engine's thread: keep it short."""
         self._listeners.append(listener)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
-from arrowstream.connectors.source import Source
 from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError
 from arrowstream.plan.explain import explain
 from arrowstream.plan.kinds import through
@@ -62,8 +61,9 @@ class StreamFrame:
         return self._node.kind
 
     @property
-    def source(self) -> Source:
-        """The source, of a frame that is just that: `ctx.read.memory(...).source.send(rows)`."""
+    def source(self) -> Any:
+        """The source, of a frame that is just that: `ctx.read.memory(...).source.send(rows)`. Typed as Any, since what
+        it can do is its connector's affair."""
         if not isinstance(self._node, SourceNode):
             raise PlanError("only the frame that ctx.read has given has a source")
         return self._node.source

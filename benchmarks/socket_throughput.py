@@ -57,13 +57,13 @@ def python_json(port: int) -> float:
     return time.perf_counter() - started
 
 
-def json_to_parquet(port: int, lines: int, **options: str) -> float:
+def json_to_parquet(port: int, lines: int, roll: str | None = None) -> float:
     """Seconds until all rows are in Parquet files."""
     folder = Path(tempfile.mkdtemp(prefix="arrowstream-bench-"))
     try:
         with ars.StreamingContext(batch_interval="200ms") as ctx:
             rows = ctx.read.socket(f"127.0.0.1:{port}", format="ndjson", schema=FIELDS)
-            rows.write.parquet(folder / "rows", **options)
+            rows.write.parquet(folder / "rows", roll=roll)
             started = time.perf_counter()
             ctx.run(timeout=300)
             seconds = time.perf_counter() - started

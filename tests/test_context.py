@@ -28,11 +28,11 @@ def ctx() -> Iterator[StreamingContext]:
 
 
 def send(frame: StreamFrame, *rows: tuple[str | None, int]) -> None:
-    frame.source.send([{"k": key, "v": value} for key, value in rows])  # type: ignore[attr-defined]
+    frame.source.send([{"k": key, "v": value} for key, value in rows])
 
 
 def end(frame: StreamFrame) -> None:
-    frame.source.end()  # type: ignore[attr-defined]
+    frame.source.end()
 
 
 # --- what may be called when
@@ -439,7 +439,7 @@ def test_what_waits_is_reported(ctx: StreamingContext) -> None:
     waiting: list[int] = []
     small.listen(lambda report: waiting.append(report.waiting_rows))
     gate = threading.Event()
-    small.listen(lambda report: gate.wait(30) and None)
+    small.listen(lambda report: gate.wait(30))
     with small:
         small.start()
         send(frame, ("a", 1))
@@ -463,7 +463,8 @@ def test_the_clock_makes_the_batches() -> None:
         frame = ctx.read.memory(SCHEMA)
         frame.write.memory("t")
         times: list[float] = []
-        ctx.listen(lambda report: (times.append(report.time), done.release())[1])
+        ctx.listen(lambda report: times.append(report.time))
+        ctx.listen(lambda report: done.release())
         ctx.start()
         for value in range(3):
             send(frame, ("a", value))

@@ -44,7 +44,7 @@ def _told(page: Path) -> bool:
     return page.parent.name != "connectors" and any(blocks(page))
 
 
-@pytest.mark.parametrize("page", list(filter(_told, pages())), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in pages() if _told(page)], ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

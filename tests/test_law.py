@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import lawful
 import polars as pl
@@ -45,7 +46,7 @@ def run(ctx: StreamingContext, data: st.DataObject) -> None:
     with ctx:
         ctx.start()
         for piece in cut(data, rows, most=3):
-            frame.source.send(piece)  # type: ignore[attr-defined]
+            frame.source.send(piece)
             ctx.process_all_available(timeout=60)
         answer = ctx.sql("SELECT * FROM answer").pl()
     if rows.is_empty():
@@ -85,7 +86,7 @@ def test_two_sources_in_one_plan_are_one_set_of_rows(
     """Orders come from two shops; how their rows mix on the way does not show in the sums."""
     shops = source("left", lawful.SCHEMA), source("right", lawful.SCHEMA)
 
-    def totals(frame):  # type: ignore[no-untyped-def]
+    def totals(frame: Any) -> Any:
         return frame.group_by("k").agg(n=pl.len(), i=pl.col("i").sum(), f=pl.col("f").min(), b=pl.col("b").any())
 
     stream = totals(arrowstream.concat([shops[0], shops[1].filter(pl.col("i") > 0)]))

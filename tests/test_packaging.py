@@ -108,7 +108,7 @@ with arrowstream.StreamingContext() as ctx:
         [python, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "[(3,)]\n", done.stderr
-    command = [python, "-m", "arrowstream.cli", "--version"]
+    command = [str(python), "-m", "arrowstream.cli", "--version"]
     version = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert version.stdout == f"arrowstream, version {arrowstream.__version__}\n"
 

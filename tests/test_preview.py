@@ -26,5 +26,5 @@ def test_a_preview_of_a_frame_that_updates_rows_shows_them_as_they_are() -> None
 def test_a_preview_ends_when_its_time_is_over() -> None:
     """A source that never ends: after the given time there is an answer."""
     frame = ars.StreamingContext().read.memory({"a": pl.Int64})
-    frame.source.send([{"a": 1}])  # type: ignore[attr-defined]
+    frame.source.send([{"a": 1}])
     assert frame.preview(seconds=0.5)["a"].to_list() == [1]

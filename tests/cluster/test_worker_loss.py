@@ -96,10 +96,10 @@ def test_a_worker_dies_in_the_middle_of_a_batch(tmp_path: Path, victim: int) -> 
     with ctx:
         ctx.start()
         gate.open()
-        frame.source.send(numbers(0, 1000))  # type: ignore[attr-defined]
+        frame.source.send(numbers(0, 1000))
         ctx.process_all_available(timeout=60)
         gate.close()
-        frame.source.send(numbers(1000, 3000))  # type: ignore[attr-defined]
+        frame.source.send(numbers(1000, 3000))
         done = ctx._drivers[0].flush()
         gate.wait_for_somebody()
         kill(ctx, f"worker-{victim}")
@@ -112,8 +112,8 @@ def test_a_worker_dies_in_the_middle_of_a_batch(tmp_path: Path, victim: int) -> 
 class _KillingSink(MemorySink):
     """Kills a worker in the middle of the commit of its second batch."""
 
-    def committer(self, run: str | None = None) -> Committer:
-        return _KillingCommitter(super().committer(run))  # type: ignore[return-value]
+    def committer(self, run: str | None = None) -> Committer:  # type: ignore[override]
+        return _KillingCommitter(super().committer(run))
 
 
 class _KillingCommitter:
@@ -140,7 +140,7 @@ def test_a_worker_dies_while_a_batch_is_committed() -> None:
     with ctx:
         ctx.start()
         for start in range(0, 4000, 1000):
-            frame.source.send(numbers(start, start + 1000))  # type: ignore[attr-defined]
+            frame.source.send(numbers(start, start + 1000))
             ctx.process_all_available(timeout=60)
         assert_right(ctx, "t", numbers(0, 4000))
 
@@ -154,13 +154,13 @@ def test_one_worker_after_the_other_dies_once_the_first_is_replaced() -> None:
     counts.group_by("n").agg(keys=pl.len()).write.memory("histogram")
     with ctx:
         ctx.start()
-        frame.source.send(numbers(0, 1000))  # type: ignore[attr-defined]
+        frame.source.send(numbers(0, 1000))
         ctx.process_all_available(timeout=60)
         for victim in (0, 1):
             kill(ctx, f"worker-{victim}")
             wait_for_note(ctx, f"worker-{victim + 2} has joined")
             start = 1000 * (victim + 1)
-            frame.source.send(numbers(start, start + 1000))  # type: ignore[attr-defined]
+            frame.source.send(numbers(start, start + 1000))
             ctx.process_all_available(timeout=60)
         assert_right(ctx, "t", numbers(0, 3000))
         expected = totals(numbers(0, 3000)).group_by("n").agg(keys=pl.len()).cast(pl.Int64).sort("n")
@@ -194,7 +194,7 @@ def test_without_copies_of_state_the_run_ends_with_the_cure() -> None:
     frame = ctx.read.memory({"key": pl.Int64, "value": pl.Int64})
     totals(frame).write.memory("t")
     ctx.start()
-    frame.source.send(numbers(0, 100))  # type: ignore[attr-defined]
+    frame.source.send(numbers(0, 100))
     ctx.process_all_available(timeout=60)
     kill(ctx, "worker-1")
     with pytest.raises(BatchError, match="replication=2"):
@@ -245,7 +245,7 @@ def test_two_plans_of_a_context_both_survive() -> None:
         ctx.start()
         for start in (0, 500):
             for frame in frames:
-                frame.source.send(numbers(start, start + 500))  # type: ignore[attr-defined]
+                frame.source.send(numbers(start, start + 500))
             ctx.process_all_available(timeout=60)
             if not start:
                 kill(ctx, "worker-0")

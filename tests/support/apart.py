@@ -7,7 +7,7 @@ import polars as pl
 from arrowstream.connectors.changes import Append
 from arrowstream.connectors.source import Offset, Reader
 from arrowstream.frame import StreamFrame
-from arrowstream.plan.nodes import Output, SourceNode
+from arrowstream.plan.nodes import Node, Output, SourceNode
 
 
 class Apart:
@@ -18,6 +18,9 @@ class Apart:
 
     def add_output(self, output: Output) -> None:
         self.outputs.append(output)
+
+    def preview(self, node: Node, seconds: float) -> pl.DataFrame:
+        raise NotImplementedError
 
 
 class NoRows:

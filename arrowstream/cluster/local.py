@@ -22,7 +22,7 @@ import pyarrow.flight as flight
 from arrowstream.cluster.cluster import ClusterEvent, WorkerJoined, WorkerLost
 from arrowstream.cluster.executor import Instruction
 from arrowstream.cluster.wire import WorkerConfig, call_options, decode_events, encode
-from arrowstream.errors import ClusterError
+from arrowstream.errors import ClusterError, PlanError
 from arrowstream.ids import UnitId, WorkerId
 from arrowstream.plan.unit import Unit
 from arrowstream.settings import Settings, cores
@@ -88,7 +88,13 @@ class LocalCluster:
             return self._workers[worker].process.pid
 
     def start_unit(self, unit: Unit, partitions: int, deliver: Callable[[ClusterEvent], None]) -> None:
-        body = cloudpickle.dumps((unit, partitions))
+        try:
+            body = cloudpickle.dumps((unit, partitions))
+        except Exception as error:  # pickling raises whatever it likes
+            raise PlanError(
+                f"this plan cannot be sent to worker processes: {type(error).__name__}: {error}; make connections, "
+                "locks and the like inside your functions, not outside them"
+            ) from error
         with self._lock:
             self._units[unit.id] = (body, deliver)
             workers = list(self._workers.values())

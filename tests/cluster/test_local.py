@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pytest
 
+from arrowstream import StreamingContext
 from arrowstream.cluster.local import LocalCluster
-from arrowstream.errors import ArrowStreamError, ClusterError
+from arrowstream.errors import ArrowStreamError, ClusterError, PlanError
 from arrowstream.settings import ClusterSettings, Settings
 
 
@@ -144,3 +147,13 @@ def test_a_worker_that_dies_while_nothing_runs_is_replaced() -> None:
         assert time.monotonic() < until, cluster.workers
         time.sleep(0.01)
     cluster.close()
+
+
+def test_a_plan_that_cannot_be_sent_is_an_error_at_start() -> None:
+    """A function closes over a lock, or a connection to a database."""
+    lock = threading.Lock()
+    ctx = StreamingContext(workers=1)
+    frame = ctx.read.memory({"a": pl.Int64})
+    frame.map_batches(lambda at: at.head(at.height + lock.locked())).write.memory("t")
+    with pytest.raises(PlanError, match=r"cannot be sent to worker processes: .*lock.*inside your functions"):
+        ctx.start()

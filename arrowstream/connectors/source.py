@@ -50,13 +50,13 @@ class Source(Protocol):
 
 
 class Reader(Protocol):
-    """A split being read, by one thread."""
+    """A split being read by one thread; `acknowledge` and `close` may come from another."""
 
     def poll(self, timeout: float) -> pa.RecordBatch | Reference | None:
         """Rows of the source's schema, as many as are at hand; waits up to `timeout` seconds for the first.
 
         None says that there was nothing in that time. Decode in bulk; never per record in Python. Raises
-        `EndOfStream` once the split has ended, and `OSError` when the connection broke: the engine then opens
+        `EndOfStream` once the split has ended or the reader is closed, and `OSError` when the connection broke: the engine then opens
         the split again from `position()`, with back-off.
         """
 

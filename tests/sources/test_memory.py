@@ -161,9 +161,10 @@ def test_a_copy_whose_maker_is_gone_says_so() -> None:
 
 def test_nothing_listens_any_more_once_the_source_is_forgotten() -> None:
     """A notebook makes many sources; each of them must not leave a thread."""
+    before = set(threading.enumerate())  # sources of other tests may not be forgotten yet
     source = MemorySource(SCHEMA)
     pickle.dumps(source)
-    [serving] = [thread for thread in threading.enumerate() if thread.name == "memory-source"]
+    [serving] = [each for each in threading.enumerate() if each.name == "memory-source" and each not in before]
     del source
     gc.collect()
     serving.join(10)

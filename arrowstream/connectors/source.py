@@ -56,8 +56,8 @@ class Reader(Protocol):
         """Rows of the source's schema, as many as are at hand; waits up to `timeout` seconds for the first.
 
         None says that there was nothing in that time. Decode in bulk; never per record in Python. Raises
-        `EndOfStream` once the split has ended or the reader is closed, and `OSError` when the connection broke: the engine then opens
-        the split again from `position()`, with back-off.
+        `EndOfStream` once the split has ended or the reader is closed, and `OSError` when the connection broke: the
+        engine then opens the split again from `position()`, with back-off.
         """
 
     def position(self) -> Offset:

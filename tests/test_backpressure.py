@@ -34,7 +34,7 @@ def test_a_firehose_waits_for_a_slow_sink(tmp_path: Path, workers: int) -> None:
 
     def slow(frame: pl.DataFrame, batch: int) -> None:
         total.append(int(frame["n"].sum()))
-        time.sleep(0.01)
+        time.sleep(0.3 if batch < 3 else 0.002)  # an outage, then what has piled up
 
     def look(report: BatchReport) -> None:
         waiting.append(report.waiting_bytes)

@@ -11,7 +11,6 @@ from types import TracebackType
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from arrowstream.catalog import Catalog
 from arrowstream.connectors.database import DatabaseHeldError, database_key, hub
@@ -149,6 +148,8 @@ def _parquet_view(directory: Path) -> TableView:
     names = tuple(str(directory / name) for name in parquet_files(directory))
     if not names:
         raise QueryError(f"there are no Parquet files in {str(directory)!r} yet")
+    import pyarrow.dataset as ds  # imports pandas where it is installed: 0.1 s
+
     schema = ds.dataset(list(names), partitioning="hive", partition_base_dir=str(directory)).schema
     return TableView(schema, files=names)
 

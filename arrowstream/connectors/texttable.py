@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 _NARROWEST = 6
 
@@ -47,7 +46,7 @@ def cell_texts(column: pa.ChunkedArray) -> list[str]:
     """Every value of a column as a person reads it; a null is `null`."""
     kind = column.type
     if pa.types.is_temporal(kind) and not pa.types.is_duration(kind) and not pa.types.is_interval(kind):
-        return ["null" if text is None else _moment(text) for text in pc.cast(column, pa.string()).to_pylist()]
+        return ["null" if text is None else _moment(text) for text in column.cast(pa.string()).to_pylist()]
     return [_text(_python(value)) for value in column]
 
 

@@ -141,7 +141,7 @@ class StreamingContext:
         self._outputs.append(output)
 
     def listen(self, listener: Callable[[BatchReport], object]) -> None:
-        """Call `listener(report)` after every batch, on the engine's thread: keep it short."""
+        """Call `listener(report)` after every batch, on the engine's thread: keep it short. One that fails is logged."""
         self._listeners.append(listener)
 
     # --- the run
@@ -350,7 +350,10 @@ class StreamingContext:
 
     def _on_batch(self, report: BatchReport) -> None:
         for listener in self._listeners:
-            listener(report)
+            try:
+                listener(report)
+            except Exception:  # who only looks on must not stop the stream
+                log.exception("a listener failed at batch %d", report.batch)
 
     @contextlib.contextmanager
     def _whole_batches(self) -> Iterator[None]:

@@ -480,3 +480,13 @@ def test_names_of_sources_in_reports(ctx: StreamingContext) -> None:
     frames = [ctx.read.memory(SCHEMA), ctx.read.memory(SCHEMA), ctx.read.open("memory", SCHEMA, name="clicks")]
     arrowstream.concat(frames).write.memory("t")
     assert [name in ctx.explain() for name in ("Source memory\n", "Source memory-1\n", "Source clicks\n")] == [True] * 3
+
+
+def test_a_listener_that_fails_does_not_stop_the_stream(caplog: pytest.LogCaptureFixture) -> None:
+    """A dashboard of one's own divides by zero: it is logged, rows go on."""
+    ctx = StreamingContext()
+    ctx.read.rate(1000, rows=10).write.memory("t")
+    ctx.listen(lambda report: 1 / 0)
+    ctx.run(timeout=30)
+    assert len(ctx.sql("FROM t")) == 10
+    assert "a listener failed at batch 0" in caplog.text

@@ -13,9 +13,10 @@ import tenacity
 
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.blocks.master import BlockMaster
-from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, DropBlocks
+from arrowstream.blocks.messages import BlockAdded, BlockCopied
 from arrowstream.clock import Clock
 from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, WorkerLost
+from arrowstream.cluster.executor import Instruction as Order
 from arrowstream.cluster.inbox import Inbox
 from arrowstream.connectors.sink import Committer, Receipt, SupportsView
 from arrowstream.connectors.source import batch_limit
@@ -30,7 +31,6 @@ from arrowstream.receive.messages import (
     ReceiversSealed,
     ReceiverStarted,
     SealBlocks,
-    StartReceiver,
     StopReceivers,
 )
 from arrowstream.receive.supervisor import ReceiverSupervisor
@@ -39,10 +39,8 @@ from arrowstream.schedule.logs import BatchLog
 from arrowstream.schedule.messages import (
     AbortReceipts,
     CommitBatch,
-    CommitState,
     FailUnit,
     LogBatch,
-    RunTask,
     TaskDone,
     TaskFailed,
 )
@@ -335,22 +333,7 @@ class UnitDriver:
         self._note(f"worker {event.worker} has joined; {len(self._workers)} now")
         self._carry_out(self._scheduler.workers_changed(self._workers, []))
 
-    def _send(
-        self,
-        orders: Iterable[
-            tuple[
-                WorkerId,
-                StartReceiver
-                | SealBlocks
-                | StopReceivers
-                | AcknowledgeRows
-                | CopyBlock
-                | RunTask
-                | CommitState
-                | DropBlocks,
-            ]
-        ],
-    ) -> None:
+    def _send(self, orders: Iterable[tuple[WorkerId, Order]]) -> None:
         for worker, instruction in orders:
             self._cluster.send(self.unit.id, worker, instruction)
 

@@ -141,7 +141,8 @@ class StreamingContext:
         self._outputs.append(output)
 
     def listen(self, listener: Callable[[BatchReport], object]) -> None:
-        """Call `listener(report)` after every batch, on the engine's thread: keep it short. One that fails is logged."""
+        """Call `listener(report)` after every batch, on the engine's thread: keep it short. One that fails is
+        logged."""
         self._listeners.append(listener)
 
     # --- the run

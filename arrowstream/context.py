@@ -102,9 +102,11 @@ class StreamingContext:
     ) -> None:
         self.name = name
         batch_seconds = parse_duration(batch_interval, "batch_interval")
+        memory_bytes = parse_size(memory, "memory")
         blocks = BlockSettings(
             interval=min(parse_duration(block_interval, "block_interval"), batch_seconds or 0.01),
-            memory=parse_size(memory, "memory"),
+            bytes=min(BlockSettings().bytes, max(memory_bytes // 8, 1)),  # a block must fit, several times over
+            memory=memory_bytes,
             spill=None if spill is None else os.fspath(spill),
         )
         if max_batch_rows is not None and max_batch_rows < 1:

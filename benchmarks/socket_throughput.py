@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args(arguments).quick
     runs = 1 if quick else 3
-    lines = 1_000_000 if quick else 4_000_000
+    lines = 2_000_000 if quick else 12_000_000
     with sending("words", lines) as port:
         pairs = [(python_word_count(port), arrowstream_word_count(port)) for _ in range(runs)]
     for (_, words), (_, found) in pairs:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     row("word count, Python loop", f"{lines / loop:,.0f} lines/s")
     row("word count, running, embedded", f"{lines / ours:,.0f} lines/s")
     row("word count against the loop", f"{ratio:.1f} x", "at least 3 x", ratio >= 3)
-    lines //= 2
+    lines //= 4
     with sending("json", lines) as port:
         plain = median([python_json(port) for _ in range(runs)])
         written = median([json_to_parquet(port, lines) for _ in range(runs)])

@@ -102,9 +102,11 @@ class StreamingContext:
     ) -> None:
         self.name = name
         batch_seconds = parse_duration(batch_interval, "batch_interval")
+        if batch_seconds < 0.001:
+            raise PlanError(f'batch_interval={batch_interval!r} is too short: "1ms" is the least, "10ms" is usual')
         memory_bytes = parse_size(memory, "memory")
         blocks = BlockSettings(
-            interval=min(parse_duration(block_interval, "block_interval"), batch_seconds or 0.01),
+            interval=min(parse_duration(block_interval, "block_interval"), batch_seconds),
             bytes=min(BlockSettings().bytes, max(memory_bytes // 8, 1)),  # a block must fit, several times over
             memory=memory_bytes,
             spill=None if spill is None else os.fspath(spill),

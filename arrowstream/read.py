@@ -29,6 +29,7 @@ class ReadFrom:
     def __init__(self, plans: Plans) -> None:
         self._plans = plans
         self._count: dict[str, int] = {}
+        self._names: set[str] = set()
 
     def socket(self, address: str, format: str = "text", schema: Schema | None = None, **options: Any) -> StreamFrame:
         """Lines from a TCP server: `socket("localhost:9999")` has the one String column `line`.
@@ -77,6 +78,9 @@ class ReadFrom:
             number = self._count.get(name, 0)
             self._count[name] = number + 1
             name = f"{name}-{number}" if number else name
+        if name in self._names:
+            raise PlanError(f"there is already a source {name!r}; give this one another name=")
+        self._names.add(name)
         columns = pl.Schema(pl.DataFrame(source.schema.empty_table()).schema)
         node = SourceNode(schema=columns, kind=Append(), name=name, source=source)
         return StreamFrame(node, self._plans)

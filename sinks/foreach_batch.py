@@ -23,7 +23,8 @@ class ForeachBatchSink:
     is gone.
 
     At least once: when the process dies after `fn` has done its work and before the batch is logged as committed, the
-    batch runs again. With `batch_id` the function can make that harmless. It must be picklable by cloudpickle.
+    batch runs again. With `batch_id` the function can make that harmless. It stays in the driver's process, so it may
+    hold on to connections, locks and the like.
     """
 
     fn: Callable[[pl.DataFrame, int], object]
@@ -34,6 +35,10 @@ class ForeachBatchSink:
     @property
     def guarantee(self) -> Guarantee:
         return Guarantee.AT_LEAST_ONCE
+
+    def __reduce__(self) -> tuple[Callable[..., ForeachBatchSink], tuple[object, ...]]:
+        """What workers need: all but the function, which only the driver calls."""
+        return ForeachBatchSink, (_elsewhere, self.name, self.schema, self.kind)
 
     def bind(self, schema: pa.Schema, kind: ChangeKind) -> ForeachBatchSink:
         one_word(self.name)
@@ -49,6 +54,10 @@ class ForeachBatchSink:
 
     def committer(self, run: str | None = None) -> ForeachBatchCommitter:
         return ForeachBatchCommitter(self.fn, bound(self.schema, self.name), isinstance(self.kind, Append))
+
+
+def _elsewhere(frame: pl.DataFrame, batch_id: int) -> object:
+    raise SinkError("the function of foreach_batch is called in the driver's process only")
 
 
 class ForeachBatchCommitter:

@@ -490,3 +490,17 @@ def test_a_listener_that_fails_does_not_stop_the_stream(caplog: pytest.LogCaptur
     ctx.run(timeout=30)
     assert len(ctx.sql("FROM t")) == 10
     assert "a listener failed at batch 0" in caplog.text
+
+
+def test_a_batch_interval_of_nothing_is_refused() -> None:
+    """It would ask the sources without a pause."""
+    with pytest.raises(PlanError, match=r'batch_interval=.* "10ms" is usual'):
+        StreamingContext(batch_interval="0s")
+
+
+def test_two_sources_of_one_name_are_refused() -> None:
+    """In reports and dead letters nobody could tell them apart."""
+    ctx = StreamingContext()
+    ctx.read.rate(1, name="clicks")
+    with pytest.raises(PlanError, match="already a source 'clicks'"):
+        ctx.read.rate(1, name="clicks")

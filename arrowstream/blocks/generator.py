@@ -78,16 +78,21 @@ class BlockGenerator:
         return self.seal() if self.due is not None and now >= self.due else []
 
     def seal(self) -> list[Block]:
-        """The open block, whatever its age: its rows, then its rejects; nothing where it is empty."""
+        """The open block, whatever its age; nothing where it is empty.
+
+        Rejects are a block of their own, before the rows. It does not move the position: where a worker is lost between
+        the two, the whole stretch is read again.
+        """
         if self._created is None:
             return []
         start, self._start = self._start, self._stop
         sealed = []
-        kinds: tuple[tuple[BlockKind, list[pa.RecordBatch]], ...] = (("rows", self._rows), ("rejects", self._rejects))
+        kinds: tuple[tuple[BlockKind, list[pa.RecordBatch]], ...] = (("rejects", self._rejects), ("rows", self._rows))
         for kind, batches in kinds:
             if batches:
                 data = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-                info = self._info(kind, data.num_rows, data.nbytes, start, self._stop, self._created, held=True)
+                stop = start if kind == "rejects" and self._rows else self._stop
+                info = self._info(kind, data.num_rows, data.nbytes, start, stop, self._created, held=True)
                 sealed.append(Block(info, data))
         self._rows, self._rejects = [], []
         self._count = self._bytes = 0

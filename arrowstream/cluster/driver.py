@@ -181,6 +181,8 @@ class UnitDriver:
             self.error = BatchError(f"the driver of {self.unit.id} broke: {type(error).__name__}: {error}")
             self.error.__cause__ = error
         finally:
+            with contextlib.suppress(Exception):
+                self._carry_out(self._scheduler.abandon())
             for close in (*(committer.close for committer in self._committers), self._stop_unit):
                 with contextlib.suppress(Exception):
                     close()

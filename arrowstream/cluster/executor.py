@@ -134,7 +134,7 @@ class Executor:
         for receiver in run.receivers.values():
             receiver.stop(drain=False)
         for receiver in run.receivers.values():
-            receiver.join(10)
+            receiver.release(10)
         self.manager.forget(unit_id)
 
     def close(self) -> None:

@@ -49,7 +49,8 @@ class Listener(Protocol):
 class Receiver:
     """Read a split until it ends or `stop` is called.
 
-    New -> (`start`) -> Reading <-> Broken (back-off) -> Ended. All that was read is in blocks, and the blocks are
+    New -> (`start`) -> Reading <-> Broken (back-off) -> Ended -> (`release`) -> Released. The source stays open
+    until the release, so that the last rows can be acknowledged. All that was read is in blocks, and the blocks are
     known to the outlet, before `Listener.ended`. A broken connection (`OSError`) is opened again from the last
     position: at once where it has given something, else after 0.1 s, doubling up to 10 s; what a source raises as
     its own error is final.
@@ -83,8 +84,10 @@ class Receiver:
         self._drain = drain
         self._stop.set()
 
-    def join(self, timeout: float | None = None) -> None:
+    def release(self, timeout: float | None = None) -> None:
+        """Wait for the end, and close the source. A second call does nothing."""
         self._thread.join(timeout)
+        self._close()
 
     def seal(self) -> None:
         """Seal the open block now, from any thread: a batch is due."""
@@ -162,17 +165,21 @@ class Receiver:
             while self._drain and time.monotonic() < until and self._poll(reader, 0):
                 pass
         except EndOfStream:
-            return False
+            pass
         except OSError as error:
+            self._take(reader, None)
+            self._close()
             if not progressed:
                 raise
             self._listener.failed(str(error), fatal=False)
             return True
-        finally:
-            self._take(reader, None)
-            self._reader = None
-            reader.close()
+        self._take(reader, None)
         return False
+
+    def _close(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     def _poll(self, reader: Reader, longest: float) -> bool:
         due, now = self._generator.due, self._clock.now()

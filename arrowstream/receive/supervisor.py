@@ -28,6 +28,7 @@ class ReceiverSupervisor:
     ):
         self._unit, self._position, self._bounded = unit, position, bounded
         self._worker: dict[Split, WorkerId | None] = dict.fromkeys(splits)
+        self._ended: dict[Split, WorkerId] = {}
 
     def assign(self, workers: Sequence[WorkerId]) -> list[tuple[WorkerId, StartReceiver]]:
         """Give each split that nobody reads to the worker with the fewest, from where its blocks end."""
@@ -56,10 +57,11 @@ class ReceiverSupervisor:
         """A split has ended on the worker that reads it."""
         if self._worker.get((source, split)) == worker:
             del self._worker[source, split]
+            self._ended[source, split] = worker
 
     def reader(self, source: SourceId, split: str) -> WorkerId | None:
-        """Who reads a split now."""
-        return self._worker.get((source, split))
+        """Who reads a split, or has read it to its end: whoever can acknowledge its rows."""
+        return self._worker.get((source, split)) or self._ended.get((source, split))
 
     @property
     def running(self) -> int:

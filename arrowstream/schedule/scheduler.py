@@ -81,6 +81,10 @@ class BatchScheduler:
         """No batch is on its way."""
         return self._batch is None
 
+    def abandon(self) -> list[Instruction]:
+        """The unit ends in the middle of a batch: what its tasks have staged is of no use."""
+        return [AbortReceipts(self._batch.id, self._done)] if self._batch is not None and self._done else []
+
     def next_tick(self, now: float) -> float | None:
         """When `tick` should be called next; None while a batch is on its way and none of its tasks has failed."""
         if self._batch is not None:

@@ -65,10 +65,20 @@ def test_rejects_travel_in_a_block_of_their_own() -> None:
     at = generator(replayable=True)
     at.append(rows(1, 2), rejects(1), 3, now=0.0)
     at.append(None, rejects(2), 5, now=0.1)
-    good, bad = at.seal()
+    bad, good = at.seal()
     assert (good.info.kind, good.info.rows, good.info.replayable) == ("rows", 2, True)
     assert (bad.info.kind, bad.info.rows, bad.info.replayable) == ("rejects", 3, False)
-    assert good.info.stop == bad.info.stop == 5
+    # A worker lost between the two reports: what is known of the split has not moved, so both are read again.
+    assert (bad.info.start, bad.info.stop) == (None, None)
+    assert (good.info.start, good.info.stop) == (None, 5)
+
+
+def test_rejects_alone_move_the_position() -> None:
+    """A file of nothing but rubbish is not read again and again."""
+    at = generator(replayable=True)
+    at.append(None, rejects(2), 5, now=0.0)
+    (bad,) = at.seal()
+    assert (bad.info.start, bad.info.stop) == (None, 5)
 
 
 def test_a_reference_is_a_block_of_its_own() -> None:

@@ -147,7 +147,7 @@ def started() -> Iterator[Callable[[Scripted], tuple[Receiver, Outlet, Heard]]]:
     yield start
     for each in running:
         each.stop(drain=False)
-        each.join(10)
+        each.release(10)
 
 
 Start = Callable[[Scripted], tuple[Receiver, Outlet, Heard]]
@@ -164,8 +164,9 @@ def test_rows_are_in_blocks_before_the_end_is_told(started: Start) -> None:
 def test_a_broken_connection_is_opened_again_where_it_broke(started: Start) -> None:
     """A server is restarted twice, and once is away when it is tried."""
     source = Scripted([[3, ConnectionResetError("gone")], ConnectionRefusedError("away"), [2, EndOfStream()]])
-    _, outlet, heard = started(source)
+    reading, outlet, heard = started(source)
     assert heard.over.wait(10)
+    reading.release(10)
     assert source.resumed == [None, 3, 3]
     assert outlet.numbers() == [0, 1, 2, 3, 4]
     assert heard.failures == [("gone", False), ("away", False)]
@@ -233,6 +234,9 @@ def test_a_graceful_stop_takes_in_what_is_at_hand(started: Start) -> None:
     reading.stop()
     assert heard.over.wait(10)
     assert outlet.numbers() == list(range(200))
+    reading.acknowledge(200)  # the last batch is committed only now
+    assert source.acknowledged == [200]
+    reading.release(10)
     assert source.closed == 1
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pytest
 
+import arrowstream
 from arrowstream.connectors.changes import Append, ChangeBatch, Retract, Upsert
 from arrowstream.connectors.sink import Committer, Guarantee, Receipt
 from arrowstream.errors import PlanError, SinkError
@@ -78,3 +80,18 @@ def test_a_column_of_the_stream_is_not_hidden() -> None:
     ForeachBatchSink(print).bind(schema, Append())
     with pytest.raises(PlanError, match="rename it"):
         ForeachBatchSink(print).bind(schema, Retract())
+
+
+def test_a_function_that_cannot_leave_its_process_works_with_workers() -> None:
+    """It writes into a database connection of the program: workers get the plan without it."""
+    lock = threading.Lock()
+    seen: list[int] = []
+
+    def keep(frame: pl.DataFrame, batch_id: int) -> None:
+        with lock:
+            seen.append(frame.height)
+
+    with arrowstream.StreamingContext(workers=2) as ctx:
+        ctx.read.rate(1000, rows=40).write.foreach_batch(keep)
+        ctx.run(timeout=60)
+    assert sum(seen) == 40

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+import arrowstream as ars
 from arrowstream.connectors.source import EndOfStream
 from arrowstream.errors import PlanError, SourceError
 from arrowstream.sources.socket import SocketReader, SocketSource
@@ -243,3 +244,24 @@ def test_a_closed_reader_has_ended(server: LineServer) -> None:
     reader.close()
     with pytest.raises(EndOfStream):
         reader.poll(0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_last_line_is_acknowledged_before_the_connection_closes(workers: int) -> None:
+    """A sender that minds ACK sends again what was not named: a graceful stop must leave nothing to send again."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        ctx = ars.StreamingContext(batch_interval="20ms", workers=workers)
+        ctx.read.socket(f"{host}:{port}", ack=True).write.memory("lines")
+        starting = threading.Thread(target=ctx.start)
+        starting.start()
+        client, _ = server.accept()
+        starting.join(60)
+        with client, client.makefile("rb") as answers:
+            client.sendall(b"one\ntwo\nthree\n")
+            ctx.process_all_available(timeout=30)
+            client.sendall(b"four\n")
+            ctx.stop(timeout=60)
+            told = answers.read().decode().splitlines()
+        assert told[-1] == "ACK 4"
+        assert len(ctx.sql("FROM lines")) == 4

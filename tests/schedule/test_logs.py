@@ -26,10 +26,11 @@ def test_batches_are_written_ahead_one_at_a_time() -> None:
 
 
 def report(batch: int, **figures: Any) -> BatchReport:
-    figures = {"rows_in": 10, "dead_letters": 1, "rows_out": {"t": 5}} | figures
     zero = dict.fromkeys(["seconds", "run_seconds", "lag", "time"], 0.0)
     none = dict.fromkeys(["waiting_rows", "waiting_bytes", "state_rows", "state_bytes"], 0)
-    return BatchReport(unit=UnitId("u0"), batch=batch, attempts=1, **zero, **none, **figures)
+    rows = {"rows_in": 10, "dead_letters": 1, "rows_out": {"t": 5}}
+    given: dict[str, Any] = {**zero, **none, **rows, **figures}
+    return BatchReport(unit=UnitId("u0"), batch=batch, attempts=1, **given)
 
 
 def test_sums_outlive_the_reports() -> None:

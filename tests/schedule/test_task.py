@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import polars as pl
 import pyarrow as pa
 from apart import Apart, NoRows
@@ -26,6 +28,18 @@ SCHEMA = pl.Schema({"k": pl.Int64(), "v": pl.Int64()})
 rows = st.lists(st.tuples(st.none() | st.integers(0, 3), st.none() | st.integers(0, 9)), max_size=8).map(
     lambda each: pl.DataFrame(each, schema=SCHEMA, orient="row")
 )
+
+
+Parts = dict[tuple[int, str, int, int], pl.DataFrame]
+"""What an exchange carries, by step, frame, giver and taker."""
+
+
+def held(tables: dict[BlockId, pa.Table], block: TaskBlock) -> pa.Table:
+    return tables[block.info.id]
+
+
+def brought(parts: Parts, givers: int, to: int, step: int, name: str) -> list[pl.DataFrame]:
+    return [parts[step, name, giver, to] for giver in range(givers)]
 
 
 @given(
@@ -59,18 +73,16 @@ def test_order_of_arrival_is_kept_across_partitions(
             block = info(100 * batch + ordinal, frame.height)
             tables[block.id] = to_arrow(frame)
             mine[owner % partitions].append(TaskBlock(ordinal, block, []))
-        exchanged: dict[tuple[int, str, int, int], pl.DataFrame] = {}
+        exchanged: Parts = {}
         for stage in range(program.stages):
-            made: dict[tuple[int, str, int, int], pl.DataFrame] = {}
+            made: Parts = {}
             for part in parts:
                 result = run_task(
                     part,
                     TaskId(unit.id, batch, 0, stage, part.number),
                     mine[part.number] if stage == 0 else [],
-                    lambda block, tables=tables: tables[block.info.id],
-                    lambda step, name, to=part.number, of=exchanged: [
-                        of[step, name, by, to] for by in range(partitions)
-                    ],
+                    partial(held, tables),
+                    partial(brought, exchanged, partitions, part.number),
                 )
                 for (step, name, to), frame in result.parts.items():
                     made[step, name, part.number, to] = frame

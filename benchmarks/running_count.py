@@ -13,7 +13,7 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -105,12 +105,15 @@ def line(name: str, times: Times) -> str:
     return f"{name:34s}{middle * 1e3:9.2f}{max(whole) * 1e3:9.1f}{middle / group:7.2f}{parts}"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000])
     parser.add_argument("--others", type=int, default=1_000_000, help="keys of the string and pair tables")
     parser.add_argument("--batches", type=int, default=30)
-    options = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="few batches, at most a million keys")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.keys, options.batches = [10_000, 1_000_000], 10
     print(
         f"{'ms per batch':34s}{'median':>9s}{'worst':>9s}{'ratio':>7s}{'group':>8s}{'upsert':>8s}{'gather':>8s}"
         f"{'put':>8s}{'delta':>8s}{'commit':>8s}"

@@ -32,6 +32,9 @@ log = logging.getLogger("arrowstream")
 START_SECONDS = 60.0
 """How long a worker may take to start: a second is usual, a busy machine may need many."""
 
+END_SECONDS = 5.0
+"""How long a worker that was told to end may take before it is killed."""
+
 SILENT_SECONDS = 30.0
 """A worker says every second that it is there; one that has not for so long hangs (it was stopped, or a native call
 holds it), and is ended, as one that is neither here nor gone would hold up every batch."""
@@ -284,9 +287,8 @@ class _Process:
         if self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
-        deadline = time.monotonic() + 5
-        while self.process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(END_SECONDS)
         if self.process.poll() is None:
             self.process.kill()
         code = self.process.wait()

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from arrowstream.errors import NotRowLocalError, PlanError
+from arrowstream.errors import ColumnError, NotRowLocalError, PlanError
 from arrowstream.plan.elementwise import BY_SQL
 from arrowstream.plan.expressions import PANIC, as_expressions, expand, plan_error, resolve
 from arrowstream.plan.rowlocal import check_outputs, check_row_local
@@ -105,6 +105,14 @@ def _plain(method: str, args: tuple[Any, ...], kwargs: dict[str, Any], schema: p
     """Nothing to look at: columns and options only."""
 
 
+def _explode(method: str, args: tuple[Any, ...], kwargs: dict[str, Any], schema: pl.Schema) -> None:
+    """On no rows Polars explodes a column of any type."""
+    columns = [kwargs["columns"], *args] if "columns" in kwargs else list(args)
+    for name, dtype in resolve(pl.LazyFrame(schema=schema).select(as_expressions(columns, {})), schema).items():
+        if not isinstance(dtype, pl.List | pl.Array):
+            raise ColumnError(f"{method}: column {name!r} is {dtype}, and only lists and arrays can be exploded")
+
+
 def _select(method: str, args: tuple[Any, ...], kwargs: dict[str, Any], schema: pl.Schema) -> None:
     outputs = expand(schema, *args, **kwargs)
     if not outputs:
@@ -192,7 +200,7 @@ METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
         "dtypes": Node("frame.schema.dtypes()"),
         "execute": _NO_END,
         "explain": Node("frame.explain()"),
-        "explode": Rows(_plain),
+        "explode": Rows(_explode),
         "fill_nan": Rows(_fill),
         "fill_null": Rows(_fill),
         "filter": Rows(_predicates),

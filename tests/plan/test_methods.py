@@ -175,6 +175,8 @@ def test_other_nodes_are_named() -> None:
 
 def test_wrong_calls_fail_at_their_line() -> None:
     """A typo in a column, a type that does not fit, a wrong keyword: all before the stream starts."""
+    with pytest.raises(ColumnError, match="'a' is Int64, and only lists"):
+        check_call("explode", ("a",), {}, SCHEMA)
     with pytest.raises(ColumnError, match="'aa' is not in the input of select"):
         output_schema("select", ("aa",), {}, SCHEMA)
     with pytest.raises(ColumnError, match=r"'ff'.*did you mean 'f'"):

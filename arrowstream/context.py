@@ -7,6 +7,8 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
+import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -294,6 +296,7 @@ class StreamingContext:
         self._check_sources(bounded)
         self._warn_of_unbounded_state()
         self._state = "starting"
+        _hear_ctrl_c_alone()
         self._cluster = self._cluster or _make_cluster(self.settings, self._clock)
         try:
             self._cluster.start()
@@ -394,6 +397,18 @@ class StreamingContext:
 
 def _view(committer: SupportsView) -> TableView:
     return committer.view()
+
+
+def _hear_ctrl_c_alone() -> None:
+    """Have Ctrl-C reach the program, and nobody else.
+
+    Polars has a handler of its own, before Python's, which ends every query of the process with a KeyboardInterrupt:
+    also the engine's, in the middle of a batch or of lines just taken from a socket, and a graceful stop would lose
+    them. To set Python's handler once more puts it in the place of Polars'. Only the main thread may do so.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _workers_from_environment() -> int:

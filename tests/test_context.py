@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -504,3 +507,32 @@ def test_two_sources_of_one_name_are_refused() -> None:
     ctx.read.rate(1, name="clicks")
     with pytest.raises(PlanError, match="already a source 'clicks'"):
         ctx.read.rate(1, name="clicks")
+
+
+def test_ctrl_c_ends_no_query_of_the_engine(tmp_path: Path) -> None:
+    """Polars ends the queries of all threads at Ctrl-C; a stream that is to stop gracefully must not be hit."""
+    script = tmp_path / "app.py"
+    script.write_text(
+        "import os, signal, threading, time\n"
+        "import polars as pl, arrowstream as ars\n"
+        "busy, results = threading.Event(), []\n"
+        "def slow(rows):\n"
+        "    frame = pl.DataFrame({'a': range(3_000_000)}).lazy()\n"
+        "    if rows.height:\n"
+        "        busy.set()\n"
+        "        for _ in range(3):\n"
+        "            frame.select(pl.col('a').cast(pl.String).str.len_bytes().sum()).collect()\n"
+        "    return rows\n"
+        "ctx = ars.StreamingContext(batch_interval='10ms')\n"
+        "ctx.read.rate(1000, rows=100).map_batches(slow).write.memory('t')\n"
+        "ctx.start()\n"
+        "busy.wait()\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(30)\n"
+        "except KeyboardInterrupt:\n"
+        "    ctx.stop()\n"
+        "print(ctx.progress.lost_rows, max(r.attempts for r in ctx.progress), len(ctx.sql('FROM t')) > 0)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "0 1 True\n", done.stderr

@@ -261,6 +261,8 @@ class Executor:
             self._emit(TaskDone(task, self.worker, result.receipts, receipt_of(letters), result.stats))
         except (WorkerLostError, BlockNotFoundError) as error:
             self._emit(TaskFailed(task, self.worker, str(error), retry=True))
+        except KeyboardInterrupt:  # Polars ends queries so, in any thread, where Ctrl-C is not the context's
+            self._emit(TaskFailed(task, self.worker, "Ctrl-C ended a query of the task", retry=True))
         except BaseException as error:  # also a panic of a native library is an answer, never a hang
             self._emit(TaskFailed(task, self.worker, _describe(error), retry=False, error=_pickled(error)))
 

@@ -116,7 +116,7 @@ class Receiver:
                 pass
         except ArrowStreamError as error:
             self._listener.failed(str(error), fatal=True)
-        except Exception as error:  # a connector's bug must end the run with its name, not hang it
+        except BaseException as error:  # a connector's bug, or a native panic, must end the run with its name
             self._listener.failed(f"{type(error).__name__} in {type(self._source).__name__}: {error}", fatal=True)
         finally:
             self._end()

@@ -106,9 +106,11 @@ class ParquetCommitter:
                 self._merge_full(self._roll)
 
     def abort(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
+        # Committed, and held or still to be renamed: that stays, whoever asks.
+        committed = {*self._manifest.held, *(new.staged for new in self._moves)}
         for receipt in receipts:
             for facts in receipt.facts.get("staged", ()):
-                if facts["staged"] not in self._manifest.held:
+                if facts["staged"] not in committed:
                     (self._home.staging / facts["staged"]).unlink(missing_ok=True)
 
     def flush(self) -> None:

@@ -82,8 +82,14 @@ class BatchScheduler:
         return self._batch is None
 
     def abandon(self) -> list[Instruction]:
-        """The unit ends in the middle of a batch: what its tasks have staged is of no use."""
-        return [AbortReceipts(self._batch.id, self._done)] if self._batch is not None and self._done else []
+        """The unit ends in the middle of a batch: what its tasks have staged is of no use.
+
+        Once sinks have begun to commit, some may have the batch in their logs: then nothing is dropped, and the next
+        committer says what is to stay.
+        """
+        if self._batch is None or self._committing or not self._done:
+            return []
+        return [AbortReceipts(self._batch.id, self._done)]
 
     def next_tick(self, now: float) -> float | None:
         """When `tick` should be called next; None while a batch is on its way and none of its tasks has failed."""

@@ -483,3 +483,26 @@ def test_a_table_that_could_not_be_replaced(tmp_path: Path) -> None:
         obstacle.rmdir()
         write(sink, 1, rows(b=2), committer)
     assert sorted(pq.read_table(tmp_path / "out")["key"].to_pylist()) == ["a", "b"]
+
+
+def test_a_run_that_fails_between_the_log_and_the_renames_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk goes away in the middle of a commit: the batch is in the log, so the next run must give it its files."""
+    ctx = arrowstream.StreamingContext()
+    ctx.read.rate(1000, rows=50).write.parquet(tmp_path / "out")
+    replace = os.replace
+
+    def gone(source: Path, target: Path) -> None:
+        if Path(target).name.startswith("part-"):
+            raise OSError("the disk is gone")
+        replace(source, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", gone)
+        with pytest.raises(SinkError, match="the disk is gone"):
+            ctx.run(timeout=30)
+    again = arrowstream.StreamingContext()
+    again.read.rate(1000, rows=7).write.parquet(tmp_path / "out")
+    again.run(timeout=30)
+    assert pl.read_parquet(tmp_path / "out").height == 57

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ settings.register_profile(
 )
 settings.register_profile("hunt", parent=settings.get_profile("arrowstream"), derandomize=False)
 settings.load_profile("arrowstream")
+
+# Whoever starts the tests in the background of a shell script has Ctrl-C ignored, and every child inherits that: the
+# tests that press it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OURS = ("receiver-", "driver-", "replication", "events-", "tasks")
 """Names of the engine's threads, which are daemons: they must not outlive their context all the same."""

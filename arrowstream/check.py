@@ -18,11 +18,14 @@ from arrowstream.errors import PlanError
 from arrowstream.ids import BlockId
 from arrowstream.operators.changes import Changes, to_arrow
 from arrowstream.operators.compile import compile_unit
+from arrowstream.operators.moment import Moment
 from arrowstream.plan.nodes import Node, Output, SourceNode
 from arrowstream.plan.unit import Unit, topological, units
+from arrowstream.schedule.deadletters import late_letters
 from arrowstream.schedule.messages import TaskBlock, TaskId
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.task import run_task
+from arrowstream.schedule.watermarks import SplitTime, WatermarkTracker
 
 _WEIGHT = "__weight"
 
@@ -37,7 +40,10 @@ def check(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries:
     chance = random.Random(seed)
     for _ in range(tries):
         cuts = _cuts(inputs, chance)
-        pieces = run_pieces(node, cuts)
+        letters: list[pa.Table] = []
+        pieces = run_pieces(node, cuts, letters=letters)
+        if letters:  # which rows are late depends on the cut; all else must not
+            pieces = run_pieces(node, cuts, patient=True)
         try:
             assert_frame_equal(whole, pieces, check_row_order=False, check_exact=False, rel_tol=1e-9, abs_tol=1e-9)
         except AssertionError as error:
@@ -48,21 +54,65 @@ def check(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries:
             ) from None
 
 
-def run_pieces(node: Node, pieces: Sequence[Mapping[str, pl.DataFrame]]) -> pl.DataFrame:
+def run_pieces(
+    node: Node,
+    pieces: Sequence[Mapping[str, pl.DataFrame]],
+    *,
+    letters: list[pa.Table] | None = None,
+    patient: bool = False,
+) -> pl.DataFrame:
     """What the plan of `node` gives, taken together, when each piece is a batch: the rows that are live after
-    the last, in no certain order. Pieces are rows by source name."""
+    the last, in no certain order. Pieces are rows by source name.
+
+    With the last piece all sources have ended. Rows that were turned away go into `letters`. With `patient` no
+    watermark moves before the end, so that no row can be late.
+    """
     output = Output(schema=node.schema, kind=node.kind, input=node, sink=_CollectSink())
     unit = units([output])[0]
     program = compile_unit(unit)
     partition = Partition(0, 1, program, unit)
     taken = [Changes(node.schema.to_frame().lazy())]
+    times = _Times(unit, len(pieces), patient)
+    turned_away: list[pa.Table] = [] if letters is None else letters
     for batch, piece in enumerate(pieces):
-        taken += _run_batch(unit, partition, batch, piece)
+        taken += _run_batch(unit, partition, batch, piece, times, turned_away)
         partition.commit(batch)
     return live_rows(taken, node.kind)
 
 
-def _run_batch(unit: Unit, partition: Partition, batch: int, piece: Mapping[str, pl.DataFrame]) -> list[Changes]:
+class _Times:
+    """How event time stands while the pieces run."""
+
+    def __init__(self, unit: Unit, pieces: int, patient: bool) -> None:
+        self._tracker, self._last, self._patient = WatermarkTracker(unit), pieces - 1, patient
+        self._splits = [(source, "") for source, _ in unit.sources]
+        self._tracker.expect(self._splits)
+        self.before: list[int] = list(self._tracker.now)
+
+    def after(self, batch: int, seen: Sequence[SplitTime]) -> list[int]:
+        """The watermarks at the end of a batch, which is through with that."""
+        if batch == self._last:
+            for split in self._splits:
+                self._tracker.end(*split)
+        elif self._patient:
+            seen = []
+        standing = self._tracker.stand(0.0, [], ())
+        self._tracker.commit(standing, seen)
+        return list(self._tracker.now)
+
+    def next(self) -> None:
+        """The next batch begins."""
+        self.before = list(self._tracker.now)
+
+
+def _run_batch(
+    unit: Unit,
+    partition: Partition,
+    batch: int,
+    piece: Mapping[str, pl.DataFrame],
+    times: _Times,
+    letters: list[pa.Table],
+) -> list[Changes]:
     """One batch through all stages of the only partition; what it gives."""
     tables: dict[BlockId, pa.Table] = {}
     blocks: list[TaskBlock] = []
@@ -73,6 +123,7 @@ def _run_batch(unit: Unit, partition: Partition, batch: int, piece: Mapping[str,
         blocks.append(TaskBlock(len(blocks), info, []))
     parts: dict[tuple[int, str], pl.DataFrame] = {}
     changes: list[Changes] = []
+    after = times.before
     for stage in range(partition.program.stages):
         result = run_task(
             partition,
@@ -80,9 +131,14 @@ def _run_batch(unit: Unit, partition: Partition, batch: int, piece: Mapping[str,
             blocks if stage == 0 else [],
             lambda block: tables[block.info.id],
             lambda step, name: [parts[step, name]],
+            Moment(batch, 0.0, times.before, after),
         )
+        if stage == 0:
+            after = times.after(batch, result.stats.times)
+        letters += [late_letters(batch, late) for late in result.turned_away]
         parts.update({(step, name): frame for (step, name, _), frame in result.parts.items()})
         changes += [_changes(each) for receipt in result.receipts.values() for each in receipt.changes]
+    times.next()
     return changes
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
-from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError
+from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, unknown_column
+from arrowstream.plan.eventtime import check_time, duration_ticks, least
 from arrowstream.plan.explain import explain
-from arrowstream.plan.kinds import through
+from arrowstream.plan.kinds import through, time_through
 from arrowstream.plan.methods import METHODS, check_call, output_schema, settle
 from arrowstream.plan.methods import Rows as RowsCall
-from arrowstream.plan.nodes import MapBatches, Node, Output, Rows, SourceNode, Sql, Step, Union
+from arrowstream.plan.nodes import MapBatches, Node, Output, Rows, SourceNode, Sql, Step, Union, Watermark
 from arrowstream.plan.rowsql import check_row_sql
+from arrowstream.plan.unit import topological
 
 if TYPE_CHECKING:
     from polars._typing import ColumnNameOrSelector, IntoExpr
@@ -149,6 +152,56 @@ class StreamFrame:
         """`function(frame, *args, **kwargs)`, for chains."""
         return function(self, *args, **kwargs)
 
+    # --- event time
+
+    def with_watermark(
+        self,
+        column: str,
+        delay: str | timedelta | int,
+        *,
+        max_ahead: str | timedelta | int | None = None,
+        allowed_lateness: str | timedelta | int | None = None,
+        idle: str | timedelta | None = None,
+    ) -> StreamFrame:
+        """Name the column of event time, and how far rows may be out of order.
+
+        The watermark is the highest time seen less `delay`, of each split of the sources; the least of them rules.
+        It closes windows and lets state go. Rows that come after it has closed what they belong to are late: they
+        are found in `ctx.dead_letters`, with the window and the watermark. `allowed_lateness` keeps what is closed
+        so long that late rows can still correct it. Rows without a time, and those more than `max_ahead` ahead
+        of the clock, go to the dead letters too, so that a time from the year 2099 closes nothing. A split that has
+        brought no rows for `idle` (by the clock; None for ever) no longer holds the others back.
+
+        Durations as in Polars: "10s", "1h30m"; a timedelta; on an integer column a number. Raises `ColumnError`
+        for a column that is no time, `PlanError` after a call that needs state.
+        """
+        where = "with_watermark"
+        if column not in self.schema:
+            raise unknown_column(column, "the frame", self.columns)
+        dtype = self.schema[column]
+        check_time(column, dtype, where)
+        for node in topological([self._node]):
+            if not isinstance(node, SourceNode | Rows | Sql | MapBatches | Union | Watermark):
+                raise PlanError(
+                    f"{where}: call it before {node.label.split()[0].lower()}, on rows as they come from their source; "
+                    "what comes after keeps its event time"
+                )
+        if max_ahead is not None and not dtype.is_temporal():
+            raise PlanError(f"{where}: max_ahead compares with the clock, and {column!r} is {dtype}")
+        node = Watermark(
+            schema=self.schema,
+            kind=self.kind,
+            input=self._node,
+            column=column,
+            delay=duration_ticks(delay, dtype, f"{where}: delay"),
+            max_ahead=None if max_ahead is None else duration_ticks(max_ahead, dtype, f"{where}: max_ahead"),
+            lateness=(
+                0 if allowed_lateness is None else duration_ticks(allowed_lateness, dtype, f"{where}: allowed_lateness")
+            ),
+            idle=None if idle is None else duration_ticks(idle, pl.Datetime("us"), f"{where}: idle") / 1_000_000,
+        )
+        return self._with(node)
+
     # --- functions and SQL
 
     def map_batches(self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Any = None) -> StreamFrame:
@@ -258,9 +311,10 @@ class StreamFrame:
         step = Step(method, args, kwargs)
         kind = through(step, self.schema, self.kind).kind
         node = self._node
+        time = time_through(step, self.schema, node.time)
         if isinstance(node, Rows):
-            return self._with(Rows(schema=schema, kind=kind, input=node.input, steps=(*node.steps, step)))
-        return self._with(Rows(schema=schema, kind=kind, input=node, steps=(step,)))
+            return self._with(Rows(schema=schema, kind=kind, time=time, input=node.input, steps=(*node.steps, step)))
+        return self._with(Rows(schema=schema, kind=kind, time=time, input=node, steps=(step,)))
 
     def _with(self, node: Node) -> StreamFrame:
         return StreamFrame(node, self._plans)
@@ -287,4 +341,8 @@ def concat(frames: Sequence[StreamFrame]) -> StreamFrame:
         return first
     nodes = tuple(frame._node for frame in frames)
     kind = Append() if all(isinstance(node.kind, Append) for node in nodes) else Retract()
-    return StreamFrame(Union(schema=first.schema, kind=kind, parts=nodes), first._plans)
+    times = [node.time for node in nodes]
+    column = times[0].column if times[0] is not None else ""
+    timed = [time for time in times if time is not None and time.column == column]
+    time = least(timed, column) if len(timed) == len(nodes) else None
+    return StreamFrame(Union(schema=first.schema, kind=kind, time=time, parts=nodes), first._plans)

@@ -72,17 +72,26 @@ class BlockMaster:
         return len(self._waiting)
 
     @property
+    def waiting_splits(self) -> set[tuple[SourceId, str]]:
+        """The splits of which blocks wait."""
+        return {(info.source, info.split) for info in (self._blocks[block].info for block in self._waiting)}
+
+    @property
     def oldest(self) -> float | None:
         """When the first row of the oldest waiting block came."""
         return min((self._blocks[block].info.created for block in self._waiting), default=None)
 
     def allot(
-        self, max_rows: int | None, max_bytes: int, max_rows_of: Mapping[SourceId, int] | None = None
+        self,
+        max_rows: int | None,
+        max_bytes: int,
+        max_rows_of: Mapping[SourceId, int] | None = None,
+        held: Collection[tuple[SourceId, str]] = (),
     ) -> list[BlockInfo]:
         """Take blocks for a batch, in the order they came, up to the limits but at least one.
 
-        `max_rows_of` limits the rows of single sources, again to at least one block. They come back in order of
-        arrival: by source, split and position.
+        Blocks of the splits `held` go on waiting. `max_rows_of` limits the rows of single sources, again to at least
+        one block. They come back in order of arrival: by source, split and position.
         """
         taken: list[BlockInfo] = []
         rows = nbytes = 0
@@ -90,6 +99,8 @@ class BlockMaster:
         left = dict(limits)
         for block in self._waiting:
             info = self._blocks[block].info
+            if (info.source, info.split) in held:
+                continue
             if info.source in left:
                 first = left[info.source] == limits[info.source]
                 if not first and info.rows > left[info.source]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import pickle
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
@@ -46,6 +47,7 @@ from arrowstream.schedule.messages import (
 )
 from arrowstream.schedule.progress import BatchReport, Progress
 from arrowstream.schedule.scheduler import BatchScheduler, Instruction
+from arrowstream.schedule.watermarks import WatermarkTracker
 from arrowstream.settings import Settings
 
 log = logging.getLogger("arrowstream")
@@ -101,6 +103,7 @@ class UnitDriver:
         self._blocks = BlockMaster(unit.id, settings.cluster.replication)
         self._workers = list(cluster.workers)
         program = compile_unit(unit)
+        self._times = WatermarkTracker(unit)
         self._scheduler = BatchScheduler(
             unit.id,
             program.stages,
@@ -110,6 +113,7 @@ class UnitDriver:
             settings.batches,
             self._blocks,
             {source: limit for source, node in unit.sources if (limit := batch_limit(node.source)) is not None},
+            self._times,
         )
         self._names = {source: node.name for source, node in unit.sources}
         self._sources = {source: node.source for source, node in unit.sources}
@@ -133,6 +137,7 @@ class UnitDriver:
         splits = [(source, split) for source, node in self.unit.sources for split in node.source.splits()]
         self._supervisor = ReceiverSupervisor(self.unit.id, splits, self._blocks.position, bounded=bounded)
         self._unopened = set(splits)
+        self._times.expect(splits)
         if not splits:
             self._opened.set()
         self._cluster.start_unit(self.unit, len(self._workers), self._inbox.put)
@@ -200,7 +205,7 @@ class UnitDriver:
         while not self._through():
             due = self._scheduler.next_tick(self._clock.now())
             hurry = self._hurry()
-            at_once = hurry and self._blocks.waiting and self._scheduler.idle
+            at_once = hurry and self._scheduler.idle and self._scheduler.ready(self._clock.now())
             self._hear(self._inbox.take_now() if at_once else self._inbox.take(due))
             now = self._clock.now()
             if due is not None and now >= due and self._scheduler.idle:
@@ -220,7 +225,7 @@ class UnitDriver:
             return False
         if self._stopping is not None and not self._stopping.drain:
             return True
-        return not self._supervisor.running and not self._blocks.waiting
+        return not self._supervisor.running and not self._scheduler.ready(self._clock.now())
 
     def _answer_flushes(self) -> None:
         if self._flushes and not self._blocks.waiting and self._scheduler.idle:
@@ -251,6 +256,8 @@ class UnitDriver:
             case ReceiverEnded():
                 self._is_open(event.source, event.split)
                 self._supervisor.ended(event.source, event.split, event.worker)
+                if self._stopping is None:  # else the user has ended it, and there would have been more
+                    self._scheduler.split_ended(event.source, event.split)
             case ReceiversSealed():
                 self._sealed(event.token, event.worker)
             case WorkerLost():
@@ -405,12 +412,17 @@ class UnitDriver:
             for output, rows in task.stats.rows_out.items():
                 rows_out[self.unit.outputs[output].sink.name] += rows
         lost, self._lost_rows = self._lost_rows, 0
+        fates = Counter({"malformed": batch.rejects} if batch.rejects else {})
+        for task in done:
+            fates.update(task.stats.turned_away)
         report = BatchReport(
             unit=self.unit.id,
             batch=batch.id,
             time=batch.time,
             rows_in=batch.rows,
-            dead_letters=batch.rejects,
+            dead_letters=fates.total(),
+            fates=dict(fates),
+            watermark=self._times.least(),
             rows_out=rows_out,
             seconds=now - batch.time,
             run_seconds=sum(task.stats.seconds for task in done),

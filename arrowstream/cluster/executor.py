@@ -25,6 +25,7 @@ from arrowstream.errors import StateError, WorkerLostError
 from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
 from arrowstream.operators.changes import to_arrow
 from arrowstream.operators.compile import compile_unit
+from arrowstream.operators.moment import Moment
 from arrowstream.operators.program import Program
 from arrowstream.plan.unit import Unit
 from arrowstream.receive.messages import (
@@ -38,13 +39,13 @@ from arrowstream.receive.messages import (
     StopReceivers,
 )
 from arrowstream.receive.receiver import Receiver
-from arrowstream.schedule.deadletters import dead_letters, receipt_of
+from arrowstream.schedule.deadletters import dead_letters, late_letters, receipt_of
 from arrowstream.schedule.messages import CommitState, RunTask, TaskBlock, TaskDone, TaskFailed, TaskId
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.task import run_task
 from arrowstream.settings import Settings
 from arrowstream.state.changelog import ChangeLog
-from arrowstream.state.table import KeyedTable
+from arrowstream.state.protocol import StateTable
 
 Instruction: TypeAlias = (
     StartReceiver | SealBlocks | StopReceivers | AcknowledgeRows | CopyBlock | DropBlocks | RunTask | CommitState
@@ -251,6 +252,7 @@ class Executor:
                 order.blocks,
                 self._load,
                 lambda step, name: self._fetch_parts(run, order, step, name),
+                Moment(task.batch, order.time, order.before, order.after),
             )
             parts = run.parts.setdefault(task.partition, {})
             for (step, name, to), frame in result.parts.items():
@@ -258,6 +260,7 @@ class Executor:
             for name, table in partition.tables(task.stage):
                 self._copy_state(order, name, table, order.replicas, snapshot=False)
             letters = [self._dead_letters(run, task, block) for block in order.blocks if block.info.kind == "rejects"]
+            letters += [late_letters(task.batch, late) for late in result.turned_away]
             self._emit(TaskDone(task, self.worker, result.receipts, receipt_of(letters), result.stats))
         except (WorkerLostError, BlockNotFoundError) as error:
             self._emit(TaskFailed(task, self.worker, str(error), retry=True))
@@ -316,7 +319,7 @@ class Executor:
         run.keepers[partition.number] = order.replicas
 
     def _copy_state(
-        self, order: RunTask, name: str, table: KeyedTable, workers: Sequence[WorkerId], *, snapshot: bool
+        self, order: RunTask, name: str, table: StateTable, workers: Sequence[WorkerId], *, snapshot: bool
     ) -> None:
         """What this batch has changed, or all there is; the task is done only when the copies are there."""
         if not workers:

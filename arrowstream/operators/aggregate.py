@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from arrowstream.operators.changes import Changes
-from arrowstream.operators.program import Frames
+from arrowstream.operators.moment import Moment
+from arrowstream.operators.program import Frames, Parts
 from arrowstream.plan.aggregates import ROWS, VALUE, WEIGHT, Decomposition
 from arrowstream.state.table import KeyedTable
 
@@ -23,7 +24,11 @@ class PartialAggregate:
     def __init__(self, decomposition: Decomposition, weighted: bool) -> None:
         self._decomposition, self._weighted = decomposition, weighted
 
-    def partial(self, changes: Changes) -> Frames:
+    @property
+    def frames(self) -> Sequence[str]:
+        return [MAIN, *(pairs.accumulator for pairs in self._decomposition.pairs)]
+
+    def partial(self, changes: Changes, moment: Moment) -> Frames:
         plan, frame, weight = self._decomposition, changes.added, None
         if self._weighted:
             weight = WEIGHT
@@ -34,8 +39,7 @@ class PartialAggregate:
         if not plan.pairs:
             return {MAIN: plan.partial(frame, weight).collect()}
         frames = [plan.partial(frame, weight), *(pairs.partial(frame, weight) for pairs in plan.pairs)]
-        names = [MAIN, *(pairs.accumulator for pairs in plan.pairs)]
-        return dict(zip(names, pl.collect_all(frames), strict=True))
+        return dict(zip(self.frames, pl.collect_all(frames), strict=True))
 
 
 class MergeAggregate:
@@ -59,7 +63,8 @@ class MergeAggregate:
     def tables(self) -> Mapping[str, KeyedTable]:
         return {MAIN: self._main, **self._pairs}
 
-    def process(self, parts: Mapping[str, Sequence[pl.DataFrame]]) -> Changes:
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        parts = inputs[0]
         touched = self._touched(parts[MAIN])
         for name, table in self._pairs.items():
             touched = self._count_pairs(touched, name, table, parts[name])

@@ -7,11 +7,13 @@ from functools import partial, singledispatch
 
 from arrowstream.connectors.changes import Append
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
-from arrowstream.operators.program import Partial, Program, ProgramStep, Scan, Stateful, Transform, Work, Write
+from arrowstream.operators.moment import Mark
+from arrowstream.operators.program import Observe, Partial, Program, ProgramStep, Scan, Stateful, Transform, Work, Write
 from arrowstream.operators.rows import MapBatchesOperator, RowsOperator, SqlOperator, UnionOperator
+from arrowstream.plan.eventtime import EventTime
 from arrowstream.plan.kinds import needs_removed
-from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union
-from arrowstream.plan.unit import Unit, consumers, topological
+from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union, Watermark
+from arrowstream.plan.unit import Unit, consumers, topological, watermarks
 
 
 @dataclass(slots=True)
@@ -20,7 +22,12 @@ class _Builder:
     readers: dict[Node, list[Node]]
     steps: list[ProgramStep] = field(default_factory=list)
     made: dict[Node, int] = field(default_factory=dict)
+    marks: dict[Watermark, int] = field(default_factory=dict)
     ordered: bool = False
+
+    def mark(self, time: EventTime) -> Mark:
+        """The event time of a node, for an operator."""
+        return Mark(tuple(self.marks[each] for each in time.marks), time.behind, time.lateness)
 
     def add(self, work: Work, *inputs: int, stage: int | None = None, shared: bool = False) -> int:
         """A step, in the latest of its inputs' stages unless said otherwise; its number."""
@@ -34,6 +41,7 @@ def compile_unit(unit: Unit) -> Program:
     """The program of a unit. Making it does no I/O; it is made anew in every worker."""
     nodes = topological(unit.outputs)
     builder = _Builder(unit, consumers(nodes))
+    builder.marks = {node: number for number, node in enumerate(watermarks(unit))}
     for node in nodes:
         builder.made[node] = _compile(node, builder)
     stages = 1 + max(step.stage for step in builder.steps)
@@ -57,6 +65,12 @@ def _compile(node: Node, to: _Builder) -> int:
 def _(node: SourceNode, to: _Builder) -> int:
     source = next(source_id for source_id, each in to.unit.sources if each is node)
     return to.add(Scan(source), shared=_shared(node, to))
+
+
+@_compile.register
+def _(node: Watermark, to: _Builder) -> int:
+    work = Observe(to.marks[node], node.column, node.max_ahead, node.label)
+    return to.add(work, *_inputs(node, to), shared=_shared(node, to))
 
 
 @_compile.register
@@ -89,7 +103,7 @@ def _(node: Aggregate, to: _Builder) -> int:
     before = to.add(Partial(PartialAggregate(plan, weighted), node.keys), *_inputs(node, to))
     make = partial(MergeAggregate, plan, weighted, needs_removed(to.readers, node))
     to.ordered = to.ordered or plan.ordered
-    return to.add(Stateful(make, before), before, stage=to.steps[before].stage + 1, shared=_shared(node, to))
+    return to.add(Stateful(make, (before,)), before, stage=to.steps[before].stage + 1, shared=_shared(node, to))
 
 
 @_compile.register

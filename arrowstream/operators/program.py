@@ -15,10 +15,14 @@ import polars as pl
 from arrowstream.connectors.sink import Sink
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
-from arrowstream.state.table import KeyedTable
+from arrowstream.operators.moment import Moment
+from arrowstream.state.protocol import StateTable
 
 Frames: TypeAlias = Mapping[str, pl.DataFrame]
 """What goes through an exchange: frames by name, each with the key columns."""
+
+Parts: TypeAlias = Mapping[str, Sequence[pl.DataFrame]]
+"""What comes out of it: each frame's parts, in order of arrival; several may hold rows of the same key."""
 
 
 class Operator(Protocol):
@@ -30,18 +34,22 @@ class Operator(Protocol):
 class PartialOperator(Protocol):
     """Before an exchange: make the batch small, by key."""
 
-    def partial(self, changes: Changes) -> Frames: ...
+    @property
+    def frames(self) -> Sequence[str]:
+        """The names of its frames."""
+
+    def partial(self, changes: Changes, moment: Moment) -> Frames: ...
 
 
 class StatefulOperator(Protocol):
     """After an exchange: bring the state of this partition's keys forward, say what changed."""
 
     @property
-    def tables(self) -> Mapping[str, KeyedTable]:
+    def tables(self) -> Mapping[str, StateTable]:
         """The state, table by table; the caller commits, rolls back, copies and restores them."""
 
-    def process(self, parts: Mapping[str, Sequence[pl.DataFrame]]) -> Changes:
-        """`parts` by frame, in order of arrival; several of a frame may hold rows of the same key."""
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        """The parts of each input. Called in every batch, also with empty frames: the watermark may have moved."""
 
     def nothing(self) -> Changes:
         """No change."""
@@ -52,6 +60,16 @@ class Scan:
     """The rows of a source in this batch."""
 
     source: SourceId
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Rows go by and their highest time is noted, for the watermark `number`; `operator` names it in dead letters."""
+
+    number: int
+    column: str
+    max_ahead: int | None
+    operator: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +90,10 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class Stateful:
-    """The begin of a stage: takes in what the exchange brings from the step `partial`."""
+    """The begin of a stage: takes in what the exchange brings from the steps `partials`, one for each input."""
 
     make: Callable[[], StatefulOperator]
-    partial: int
+    partials: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +104,7 @@ class Write:
     output: int
 
 
-Work: TypeAlias = Scan | Transform | Partial | Stateful | Write
+Work: TypeAlias = Scan | Observe | Transform | Partial | Stateful | Write
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
+from arrowstream.plan.eventtime import EventTime
 from arrowstream.plan.expressions import expand, parse
-from arrowstream.plan.nodes import Aggregate, Node, Rows, Step, Union
+from arrowstream.plan.nodes import MapBatches, Node, Output, Rows, Sql, Step, Watermark
 from arrowstream.plan.rowlocal import Height, height
 
 _DROP_ROWS = frozenset({"filter", "remove", "drop_nulls", "drop_nans"})
@@ -43,6 +44,17 @@ def through(step: Step, before: pl.Schema, kind: ChangeKind) -> Passage:
     if all(key in renamed for key in kind.keys):
         return Passage(Upsert(tuple(renamed[key] for key in kind.keys)), False)
     return Passage(Retract(), True)
+
+
+def time_through(step: Step, before: pl.Schema, time: EventTime | None) -> EventTime | None:
+    """The event time after a row-local step: known as long as its column goes through as it is."""
+    if time is None:
+        return None
+    if step.method in _DROP_ROWS or step.method in ("explode", "unnest"):
+        after = step(before.to_frame().lazy()).collect_schema()
+        return time if after.get(time.column) == before[time.column] else None
+    name = _renamed(step, before).get(time.column)
+    return None if name is None else time.renamed(name)
 
 
 def _multiplies(step: Step, before: pl.Schema) -> bool:
@@ -98,6 +110,9 @@ def needs_removed(consumers: Mapping[Node, list[Node]], node: Node) -> bool:
                 schema, kind = step(schema.to_frame().lazy()).collect_schema(), passage.kind
             if shown or needs_removed(consumers, consumer):
                 return True
-        elif isinstance(consumer, Aggregate | Union) or (consumer.inputs and isinstance(consumer.kind, Retract)):
-            return True
+        elif isinstance(consumer, Output | Sql | MapBatches | Watermark):
+            if isinstance(consumer.kind, Retract):
+                return True
+        else:
+            return True  # whatever keeps state of its input takes back what it was told before
     return False

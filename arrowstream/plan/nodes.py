@@ -17,14 +17,16 @@ from arrowstream.connectors.changes import ChangeKind
 from arrowstream.connectors.sink import Sink
 from arrowstream.connectors.source import Source
 from arrowstream.plan.aggregates import Decomposition
+from arrowstream.plan.eventtime import EventTime, show_ticks
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node(ABC):
-    """A step of the plan. `schema` are its columns, `kind` the changes it gives."""
+    """A step of the plan. `schema` are its columns, `kind` the changes it gives, `time` the event time of its rows."""
 
     schema: pl.Schema
     kind: ChangeKind
+    time: EventTime | None = None
 
     @property
     @abstractmethod
@@ -73,6 +75,34 @@ class SourceNode(Node):
     @property
     def label(self) -> str:
         return f"Source {self.name}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Watermark(Node):
+    """Names the event time and how far rows may be out of order; durations in ticks (see `plan.eventtime`).
+
+    The watermark of a split is the highest time seen, less `delay`; the least of all splits rules, without those
+    that have ended or have been idle for more than `idle` seconds. Rows without a time, and those more than
+    `max_ahead` ticks ahead of the clock, go to the dead letters.
+    """
+
+    input: Node
+    column: str
+    delay: int
+    max_ahead: int | None
+    lateness: int
+    idle: float | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "time", EventTime(self.column, (self,), 0, self.lateness))
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return f"Watermark {self.column}, {show_ticks(self.delay, self.schema[self.column])} behind"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from arrowstream.ids import SourceId, UnitId
-from arrowstream.plan.nodes import Node, Output, SourceNode
+from arrowstream.plan.nodes import Node, Output, SourceNode, Watermark
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,17 @@ def topological(roots: Iterable[Node]) -> list[Node]:
     for root in roots:
         visit(root)
     return list(seen)
+
+
+def watermarks(unit: Unit) -> list[Watermark]:
+    """The watermarks of a unit; their place here is their number."""
+    return [node for node in topological(unit.outputs) if isinstance(node, Watermark)]
+
+
+def sources_below(unit: Unit, node: Node) -> list[SourceId]:
+    """The sources whose rows come to a node."""
+    below = set(topological([node]))
+    return [source for source, at in unit.sources if at in below]
 
 
 def consumers(nodes: Iterable[Node]) -> dict[Node, list[Node]]:

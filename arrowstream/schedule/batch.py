@@ -5,18 +5,20 @@ from __future__ import annotations
 import msgspec
 
 from arrowstream.blocks.block import BlockInfo
+from arrowstream.schedule.watermarks import Standing
 
 
 class Batch(msgspec.Struct, frozen=True):
     """An allotted batch. Batches of a unit are numbered from 0.
 
-    `time` is the clock when it was allotted: what a replay decides by. `blocks` are in order of arrival:
-    (source, split, position); the order is part of the batch, and breaks all ties.
+    `time` is the clock when it was allotted, and `standing` how event time stood: what a replay decides by.
+    `blocks` are in order of arrival: (source, split, position); the order is part of the batch, and breaks all ties.
     """
 
     id: int
     time: float
     blocks: list[BlockInfo]
+    standing: Standing = Standing()
 
     @property
     def rows(self) -> int:

@@ -6,14 +6,18 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
+import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.changes import ChangeBatch
 from arrowstream.connectors.sink import Receipt
 from arrowstream.connectors.view import TableView
+from arrowstream.operators.moment import Late
 
 DEAD_LETTERS = "dead_letters"
 """The name under which SQL finds them."""
+
+_TIME = pa.timestamp("us", "UTC")
 
 DEAD_LETTER_SCHEMA = pa.schema(
     [
@@ -22,9 +26,18 @@ DEAD_LETTER_SCHEMA = pa.schema(
         ("split", pa.large_string()),
         ("raw", pa.large_binary()),
         ("reason", pa.large_string()),
+        ("operator", pa.large_string()),
+        ("event_time", _TIME),
+        ("watermark", _TIME),
+        ("window_start", _TIME),
+        ("window_end", _TIME),
     ]
 )
-"""The batch that met the record, where it came from, its bytes, and why it is no row."""
+"""The batch that met the record, where it came from, its bytes (of a row its JSON), and why it is part of no result.
+
+Of a row that an operator turned away: which one, and the row's time, the watermark it was judged by and the window
+that had closed. Times on integer columns are in the reason only.
+"""
 
 KEPT_ROWS = 1_000_000
 """Dead letters kept for queries; beyond, the oldest go (their count stays)."""
@@ -39,8 +52,55 @@ def dead_letters(batch: int, source: str, split: str, rejects: pa.Table) -> pa.T
         pa.repeat(pa.scalar(split, pa.large_string()), rows),
         rejects.column("raw").cast(pa.large_binary()),
         rejects.column("reason").cast(pa.large_string()),
+        *(pa.nulls(rows, field.type) for field in list(DEAD_LETTER_SCHEMA)[5:]),
     ]
     return pa.table(columns, schema=DEAD_LETTER_SCHEMA)
+
+
+def late_letters(batch: int, late: Late) -> pa.Table:
+    """Rows that an operator turned away as `DEAD_LETTER_SCHEMA`."""
+    times = [late.details[name] for name in ("time", "watermark", "window_start", "window_end")]
+    if late.temporal:
+        reasons = pl.Series([late.reason]).new_from_index(0, late.rows.height)
+        shown = [series.cast(pl.Datetime("us", "UTC")) for series in times]
+    else:
+        names = ("time {}", "watermark {}", "window from {}", "to {}")
+        parts = [
+            pl.when(pl.col(series.name).is_not_null()).then(pl.lit(", ") + pl.format(name, pl.col(series.name)))
+            for name, series in zip(names, times, strict=True)
+        ]
+        reasons = (
+            late.details.rechunk().select(pl.concat_str(pl.lit(late.reason), *parts, ignore_nulls=True)).to_series()
+        )
+        shown = [pl.Series([None], dtype=pl.Datetime("us", "UTC")).new_from_index(0, late.rows.height)] * 4
+    frame = pl.select(
+        pl.lit(batch, pl.Int64).alias("batch"),
+        pl.lit(late.source).alias("source"),
+        pl.lit(late.split).alias("split"),
+        as_json(late.rows).cast(pl.Binary).alias("raw"),
+        reasons.alias("reason"),
+        pl.lit(late.operator).alias("operator"),
+        *(series.alias(name) for name, series in zip(DEAD_LETTER_SCHEMA.names[6:], shown, strict=True)),
+    )
+    return frame.to_arrow().cast(DEAD_LETTER_SCHEMA)
+
+
+def as_json(rows: pl.DataFrame) -> pl.Series:
+    """Each row as a JSON object; types that JSON does not know as text."""
+    known = (pl.String, pl.Boolean, pl.List, pl.Struct)
+    plain = [
+        pl.col(name)
+        if (dtype.is_numeric() and not dtype.is_decimal()) or isinstance(dtype, known)
+        else _text(name, dtype)
+        for name, dtype in rows.schema.items()
+    ]
+    return rows.select(pl.struct(plain).struct.json_encode()).to_series()
+
+
+def _text(name: str, dtype: pl.DataType) -> pl.Expr:
+    if isinstance(dtype, pl.Binary):
+        return pl.col(name).bin.encode("base64")
+    return pl.col(name).cast(pl.String, strict=False)
 
 
 class DeadLetters:

@@ -8,6 +8,7 @@ from arrowstream.blocks.block import BlockInfo
 from arrowstream.connectors.sink import Receipt
 from arrowstream.ids import UnitId, WorkerId
 from arrowstream.schedule.batch import Batch
+from arrowstream.schedule.watermarks import SplitTime
 
 
 class TaskId(msgspec.Struct, frozen=True):
@@ -34,6 +35,7 @@ class TaskBlock(msgspec.Struct, frozen=True):
 class RunTask(msgspec.Struct, frozen=True, tag=True):
     """Run a task.
 
+    `time` is the batch's; `before` and `after` are the watermarks at its begin and end (not yet known in stage 0).
     `placement` has the worker of each partition, for the exchange. State is first brought to the version
     `committed` (what a former attempt did is rolled back); changes are copied to `replicas` before it is done.
     """
@@ -43,19 +45,26 @@ class RunTask(msgspec.Struct, frozen=True, tag=True):
     placement: list[WorkerId]
     committed: int
     replicas: list[WorkerId]
+    time: float = 0.0
+    before: list[int] = []
+    after: list[int] = []
 
 
 class TaskStats(msgspec.Struct, frozen=True):
-    """What a task has to tell: rows written per output, state rows and bytes, seconds."""
+    """What a task has to tell: rows written per output, state rows and bytes, seconds; the highest times seen; and
+    how many rows it turned away, by the reason why."""
 
     rows_out: dict[int, int]
     state_rows: int
     state_bytes: int
     seconds: float
+    times: list[SplitTime] = []
+    turned_away: dict[str, int] = {}
 
 
 class TaskDone(msgspec.Struct, frozen=True, tag=True):
-    """A task is through; `receipts` by the number of the output. `rejects` are its blocks' dead letters."""
+    """A task is through; `receipts` by the number of the output. `rejects` are dead letters: its blocks' records that
+    were no rows, and rows that it turned away."""
 
     task: TaskId
     worker: WorkerId

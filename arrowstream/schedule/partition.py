@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
@@ -10,8 +10,9 @@ from arrowstream.connectors.source import Source
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.program import Operator, Partial, Program, Stateful, StatefulOperator, Transform
-from arrowstream.plan.unit import Unit
-from arrowstream.state.table import KeyedTable
+from arrowstream.plan.nodes import Watermark
+from arrowstream.plan.unit import Unit, sources_below, watermarks
+from arrowstream.state.protocol import StateTable
 
 
 class Partition:
@@ -23,6 +24,7 @@ class Partition:
 
     def __init__(self, number: int, partitions: int, program: Program, unit: Unit) -> None:
         self.number, self.partitions, self.program = number, partitions, program
+        self.names: Mapping[SourceId, str] = {source: node.name for source, node in unit.sources}
         self.sources: Mapping[SourceId, Source] = {source: node.source for source, node in unit.sources}
         self.schemas: Mapping[SourceId, pl.Schema] = {source: node.schema for source, node in unit.sources}
         self.transforms: dict[int, Operator] = {}
@@ -32,6 +34,11 @@ class Partition:
                 self.transforms[step.number] = step.work.make()
             elif isinstance(step.work, Stateful):
                 self.stateful[step.number] = step.work.make()
+        self.marks: Sequence[Watermark] = watermarks(unit)
+        self.below: Sequence[Sequence[SourceId]] = [sources_below(unit, mark) for mark in self.marks]
+        self.meets: Mapping[SourceId, set[SourceId]] = {
+            source: {source}.union(*(below for below in self.below if source in below)) for source, _ in unit.sources
+        }
         self.values: dict[int, Changes] = {}
         self.version = -1
         self.open_batch: int | None = None
@@ -52,7 +59,7 @@ class Partition:
             if steps[number].stage == stage and not isinstance(steps[number].work, Partial)
         }
 
-    def tables(self, stage: int | None = None) -> Iterator[tuple[str, KeyedTable]]:
+    def tables(self, stage: int | None = None) -> Iterator[tuple[str, StateTable]]:
         """The tables of state by name: those of one stage, or all."""
         for number, operator in self.stateful.items():
             if stage is None or self.program.steps[number].stage == stage:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import polars as pl
 
@@ -15,7 +16,7 @@ KEPT_REPORTS = 1000
 """Reports kept per context: a few minutes at the usual intervals, and small."""
 
 
-_COLUMNS = {
+_COLUMNS: Mapping[str, pl.DataType | type[pl.DataType]] = {
     "unit": pl.String,
     "batch": pl.Int64,
     "time": pl.Float64,
@@ -31,6 +32,7 @@ _COLUMNS = {
     "state_bytes": pl.Int64,
     "attempts": pl.Int64,
     "lost_rows": pl.Int64,
+    "watermark": pl.Datetime("us", "UTC"),
 }
 
 
@@ -38,10 +40,12 @@ _COLUMNS = {
 class BatchReport:
     """One committed batch.
 
-    `rows_in` came from the sources; `dead_letters` are records that were no rows. `rows_out` are changes written,
-    by output. `seconds` from allotment to commit, `run_seconds` of it in tasks; `lag` from the arrival of the
+    `rows_in` came from the sources. `dead_letters` are records that were no rows and rows that were turned away;
+    `fates` counts them by the reason: "malformed", "no event time", "too far ahead", "late". `rows_out` are changes
+    written, by output. `seconds` from allotment to commit, `run_seconds` of it in tasks; `lag` from the arrival of the
     batch's first row to the commit. `waiting_rows` were not worked off when it was committed. `lost_rows` were
     on workers that died, with no copy anywhere (only with replication=1, or before they were acknowledged).
+    `watermark` is the least of the unit after the batch, None before there is one and when all inputs have ended.
     """
 
     unit: UnitId
@@ -59,6 +63,8 @@ class BatchReport:
     state_bytes: int
     attempts: int
     lost_rows: int = 0
+    fates: Mapping[str, int] = field(default_factory=dict)
+    watermark: datetime | int | None = None
 
 
 @dataclass(slots=True)
@@ -93,7 +99,9 @@ class Progress:
     def to_frame(self) -> pl.DataFrame:
         """The reports as a table, a row per batch, to look at or to plot; `rows_out` is summed over outputs."""
         rows = [
-            {name: getattr(report, name) for name in _COLUMNS} | {"rows_out": sum(report.rows_out.values())}
+            {name: getattr(report, name) for name in _COLUMNS}
+            | {"rows_out": sum(report.rows_out.values())}
+            | {"watermark": report.watermark if isinstance(report.watermark, datetime) else None}
             for report in list(self.reports)
         ]
         return pl.DataFrame(rows, schema=_COLUMNS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+import msgspec
+
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.blocks.master import BlockMaster
 from arrowstream.blocks.messages import DropBlocks
@@ -23,6 +25,7 @@ from arrowstream.schedule.messages import (
     TaskFailed,
     TaskId,
 )
+from arrowstream.schedule.watermarks import SplitTime, Standing, WatermarkTracker
 from arrowstream.settings import BatchSettings
 
 Instruction: TypeAlias = (
@@ -40,7 +43,8 @@ class BatchScheduler:
     Idle -> (`tick`, blocks wait) -> Running stage 0..n-1 -> Committing -> (`batch_committed`) -> Idle. A worker
     lost, or a task that may succeed another time, starts the batch again from its first stage under the next
     attempt number, over the same blocks; answers of former attempts are dropped. Instructions with a worker
-    are to be sent to it; all are to be carried out in order.
+    are to be sent to it; all are to be carried out in order. How far event time has come is known when stage 0 is
+    through, so the later stages close in this batch what it passes.
 
     A partition lives on one worker, and its state has a copy on the next in the ring; when its worker is lost it
     moves there. To a worker that joins a partition moves from one that has several: the newcomer keeps a copy of its
@@ -57,11 +61,14 @@ class BatchScheduler:
         settings: BatchSettings,
         blocks: BlockMaster,
         max_rows_of: Mapping[SourceId, int] | None = None,
+        times: WatermarkTracker | None = None,
     ) -> None:
         self._unit, self._stages, self._stateful = unit, stages, stateful
         self._workers = sorted(workers)
         self._replication = replication
         self._settings, self._blocks, self._max_rows_of = settings, blocks, max_rows_of
+        self._times = times
+        self._after: list[int] = []
         self.placement: list[WorkerId] = list(self._workers)
         self._replicas: list[WorkerId | None] = [self._replica_of(worker) for worker in self.placement]
         self._moves: dict[int, WorkerId] = {}
@@ -80,6 +87,17 @@ class BatchScheduler:
     def idle(self) -> bool:
         """No batch is on its way."""
         return self._batch is None
+
+    def ready(self, now: float) -> bool:
+        """Whether there is something for a batch: blocks wait, or time would move on without any."""
+        if self._blocks.waiting:
+            return True
+        return self._times is not None and self._times.due(now, ())
+
+    def split_ended(self, source: SourceId, split: str) -> None:
+        """After what still waits of this split, nothing comes."""
+        if self._times is not None:
+            self._times.end(source, split)
 
     def abandon(self) -> list[Instruction]:
         """The unit ends in the middle of a batch: what its tasks have staged is of no use.
@@ -110,10 +128,12 @@ class BatchScheduler:
         if due is not None and now >= due:
             # The next tick keeps the beat; ticks that were missed are not made up for.
             self._due = due + interval if now < due + interval else now + interval
-        if not self._blocks.waiting:
+        if not self.ready(now):
             return []
-        taken = self._blocks.allot(self._settings.rows, self._settings.bytes, self._max_rows_of)
-        self._batch = Batch(self._next_id, now, taken)
+        held = self._times.held(self._blocks.waiting_splits) if self._times else ()
+        taken = self._blocks.allot(self._settings.rows, self._settings.bytes, self._max_rows_of, held)
+        standing = self._times.stand(now, taken, self._blocks.waiting_splits) if self._times else Standing()
+        self._batch = Batch(self._next_id, now, taken, standing)
         self._attempt = 0
         return [LogBatch(self._batch), *self._start_stage(0)]
 
@@ -124,6 +144,9 @@ class BatchScheduler:
         self._pending.discard(event.task.partition)
         if self._pending:
             return []
+        if self._stage == 0 and self._times:
+            assert self._batch is not None
+            self._after = self._times.after(self._batch.standing, self._seen())
         if self._stage + 1 < self._stages:
             return self._start_stage(self._stage + 1)
         assert self._batch is not None
@@ -145,6 +168,8 @@ class BatchScheduler:
     def batch_committed(self) -> list[Instruction]:
         """All sinks have the batch, and the log."""
         assert self._batch is not None
+        if self._times:
+            self._times.commit(self._batch.standing, self._seen())
         drops = self._blocks.committed(self._batch.blocks)
         closed = [(worker, CommitState(self._unit, self._batch.id)) for worker in sorted(set(self.placement))]
         self._next_id += 1
@@ -178,9 +203,8 @@ class BatchScheduler:
             return []
         gone = {info.id for info in lost_blocks}
         if gone:
-            self._batch = Batch(
-                self._batch.id, self._batch.time, [info for info in self._batch.blocks if info.id not in gone]
-            )
+            left = [info for info in self._batch.blocks if info.id not in gone]
+            self._batch = msgspec.structs.replace(self._batch, blocks=left)
         return self._again("a worker was lost") if moved or gone else []
 
     def _plan_moves(self) -> None:
@@ -205,6 +229,10 @@ class BatchScheduler:
                 del self._moves[partition]
                 self.placement[partition] = to
                 self._replicas[partition] = self._replica_of(to)
+
+    def _seen(self) -> list[SplitTime]:
+        """The times that this batch's rows have."""
+        return [time for done in self._done for time in done.stats.times]
 
     def _replica_of(self, worker: WorkerId) -> WorkerId | None:
         if not self._stateful:
@@ -231,6 +259,7 @@ class BatchScheduler:
         assert self._batch is not None
         if stage == 0:
             self._done = []
+            self._after = self._batch.standing.before
             self._carried = dict(self._moves)
         self._stage = stage
         self._pending = set(range(len(self.placement)))
@@ -244,6 +273,9 @@ class BatchScheduler:
                     self.placement,
                     self._next_id - 1,
                     self._keepers(partition),
+                    self._batch.time,
+                    self._batch.standing.before,
+                    self._after,
                 ),
             )
             for partition, worker in enumerate(self.placement)

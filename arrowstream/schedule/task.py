@@ -17,9 +17,12 @@ from arrowstream.connectors.source import SupportsRange
 from arrowstream.errors import SourceError
 from arrowstream.ids import KEY_GROUPS, SourceId, partition_of_group
 from arrowstream.operators.changes import Changes, union
-from arrowstream.operators.program import Partial, ProgramStep, Scan, Stateful, Transform, Write
+from arrowstream.operators.moment import Late, Moment
+from arrowstream.operators.program import Observe, Partial, ProgramStep, Scan, Stateful, Transform, Write
+from arrowstream.plan.eventtime import FOREVER, ticks
 from arrowstream.schedule.messages import TaskBlock, TaskId, TaskStats
 from arrowstream.schedule.partition import Partition
+from arrowstream.schedule.watermarks import SplitTime
 from arrowstream.state.keyhash import key_groups
 
 ORDER = "__order"
@@ -34,16 +37,20 @@ Fetch: TypeAlias = Callable[[int, str], Sequence[pl.DataFrame]]
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What a task leaves: receipts by output, parts by (step, frame, partition they are for), its figures."""
+    """What a task leaves: receipts by output, parts by (step, frame, partition they are for), its figures, and rows
+    that it turned away."""
 
     receipts: dict[int, Receipt]
     parts: dict[tuple[int, str, int], pl.DataFrame]
     stats: TaskStats
+    turned_away: Sequence[Late] = ()
 
 
-def run_task(partition: Partition, task: TaskId, blocks: Sequence[TaskBlock], load: Load, fetch: Fetch) -> TaskResult:
+def run_task(
+    partition: Partition, task: TaskId, blocks: Sequence[TaskBlock], load: Load, fetch: Fetch, moment: Moment
+) -> TaskResult:
     """Run one stage of one partition. What it stages in sinks and changes in state is not final yet."""
-    run = _Run(partition, task, load, fetch)
+    run = _Run(partition, task, load, fetch, moment)
     try:
         return run.all(blocks)
     finally:
@@ -53,12 +60,15 @@ def run_task(partition: Partition, task: TaskId, blocks: Sequence[TaskBlock], lo
 class _Run:
     """One task under way."""
 
-    def __init__(self, partition: Partition, task: TaskId, load: Load, fetch: Fetch) -> None:
+    def __init__(self, partition: Partition, task: TaskId, load: Load, fetch: Fetch, moment: Moment) -> None:
         self._partition, self._task, self._load, self._fetch = partition, task, load, fetch
+        self._moment = moment
+        self._times: dict[tuple[int, SourceId, str], int] = {}
         self._steps = [step for step in partition.program.steps if step.stage == task.stage]
         self._frames: dict[tuple[int, str], list[pl.DataFrame]] = defaultdict(list)
         self._writers: dict[int, Writer] = {}
         self._rows_out: dict[int, int] = defaultdict(int)
+        self._origins: set[tuple[SourceId, str]] = set()
 
     def all(self, blocks: Sequence[TaskBlock]) -> TaskResult:
         started = time.perf_counter()
@@ -66,6 +76,7 @@ class _Run:
         later = self._partition.read_later(self._task.stage)
         kept: dict[int, list[Changes]] = defaultdict(list)
         for chunk in self._chunks(blocks):
+            self._name_origin(chunk)
             values = dict(self._partition.values)
             for step in self._steps:
                 self._step(step, chunk, values)
@@ -80,8 +91,10 @@ class _Run:
             state_rows=sum(len(table) for table in tables),
             state_bytes=sum(table.memory_bytes() for table in tables),
             seconds=time.perf_counter() - started,
+            times=[SplitTime(*at, ticks) for at, ticks in self._times.items()],
+            turned_away=self._fates(),
         )
-        return TaskResult(receipts, parts, stats)
+        return TaskResult(receipts, parts, stats, self._moment.turned_away)
 
     def close(self) -> None:
         for writer in self._writers.values():
@@ -89,14 +102,49 @@ class _Run:
 
     def _chunks(self, blocks: Sequence[TaskBlock]) -> list[Sequence[TaskBlock]]:
         """What goes through the stage at once: the whole batch, or, where order counts, block by block."""
-        if self._task.stage == 0 and self._partition.ordered and blocks:
+        if self._task.stage > 0 or not blocks:
+            return [blocks]
+        if self._partition.ordered:
             return [[block] for block in blocks]
+        if self._partition.marks:
+            return self._by_split(blocks)
         return [blocks]
+
+    def _by_split(self, blocks: Sequence[TaskBlock]) -> list[Sequence[TaskBlock]]:
+        """Chunks in which each watermark sees one split only; splits of sources that do not meet go together."""
+        rounds: list[list[TaskBlock]] = []
+        place: dict[tuple[SourceId, str], int] = {}
+        taken: dict[SourceId, int] = {}
+        for block in blocks:
+            split = (block.info.source, block.info.split)
+            if split not in place:
+                meets = self._partition.meets[block.info.source]
+                place[split] = max((taken.get(source, 0) for source in meets), default=0)
+                for source in meets:
+                    taken[source] = place[split] + 1
+            while place[split] >= len(rounds):
+                rounds.append([])
+            rounds[place[split]].append(block)
+        return list(rounds)
+
+    def _name_origin(self, chunk: Sequence[TaskBlock]) -> None:
+        """Rows that are turned away come from here."""
+        origins = {(block.info.source, block.info.split) for block in chunk}
+        self._origins = origins
+        source, split = next(iter(origins)) if len(origins) == 1 else (None, "")
+        self._moment.source = "" if source is None else self._partition.names[source]
+        self._moment.split = split
+
+    def _fates(self) -> dict[str, int]:
+        fates: dict[str, int] = defaultdict(int)
+        for late in self._moment.turned_away:
+            fates[late.fate] += late.rows.height
+        return dict(fates)
 
     def _step(self, step: ProgramStep, chunk: Sequence[TaskBlock], values: dict[int, Changes]) -> None:
         match step.work:
             case Partial(operator):
-                for name, frame in operator.partial(values[step.inputs[0]]).items():
+                for name, frame in operator.partial(values[step.inputs[0]], self._moment).items():
                     if self._partition.ordered and self._task.stage == 0:
                         ordinal = chunk[0].ordinal if chunk else 0
                         frame = frame.with_columns(pl.lit(ordinal, pl.Int64).alias(ORDER))
@@ -108,6 +156,8 @@ class _Run:
             case Scan(source):
                 mine = [block for block in chunk if block.info.source == source and block.info.kind == "rows"]
                 value = Changes(self._scan(source, mine))
+            case Observe():
+                value = self._observe(step.work, values[step.inputs[0]])
             case Transform():
                 value = self._partition.transforms[step.number].process([values[number] for number in step.inputs])
             case Stateful():
@@ -158,19 +208,59 @@ class _Run:
 
     def _merge(self, step: ProgramStep) -> Changes:
         assert isinstance(step.work, Stateful)
-        before = self._partition.program.steps[step.work.partial]
-        assert isinstance(before.work, Partial)
         operator = self._partition.stateful[step.number]
-        mine = bool(before.work.keys) or self._partition.number == 0
+        inputs = [self._parts(self._partition.program.steps[number]) for number in step.work.partials]
+        keyed = all(self._exchanged(number).keys for number in step.work.partials)
+        return operator.process(inputs, self._moment) if keyed or self._partition.number == 0 else operator.nothing()
+
+    def _exchanged(self, number: int) -> Partial:
+        work = self._partition.program.steps[number].work
+        assert isinstance(work, Partial)
+        return work
+
+    def _parts(self, before: ProgramStep) -> dict[str, list[pl.DataFrame]]:
+        """What the exchange brings for this partition from the step `before`."""
         parts: dict[str, list[pl.DataFrame]] = {}
-        for name in operator.tables:
+        for name in self._exchanged(before.number).operator.frames:
             frames = list(self._fetch(before.number, name))
             if frames and ORDER in frames[0].columns:
                 frames = [pl.concat(frames).sort(ORDER, maintain_order=True).drop(ORDER)]
                 # still to be merged: a group has a row for every block
                 frames = [frames[0], frames[0].clear()]
             parts[name] = frames
-        return operator.process(parts) if mine else operator.nothing()
+        return parts
+
+    def _observe(self, work: Observe, changes: Changes) -> Changes:
+        """Note the highest time of each split, and turn away rows without a time or from the future."""
+        frame = changes.added.collect()
+        origins = {at for at in self._origins if at[0] in self._partition.below[work.number]}
+        if frame.is_empty() or not origins:
+            return Changes(frame.lazy())
+        assert len(origins) == 1, "a watermark sees one split at a time"
+        dtype = frame.schema[work.column]
+        temporal = dtype.is_temporal()
+        limit = FOREVER if work.max_ahead is None else int(self._moment.now * 1_000_000) + work.max_ahead
+        column = frame[work.column]
+        highest = pl.select(ticks(pl.lit(column.max(), dtype), dtype)).item()
+        if column.null_count() or highest > limit:
+            times = frame.select(ticks(pl.col(work.column), dtype)).to_series()
+            for fate, reason, gone in (
+                ("no event time", f"no event time: {work.column} is null", times.is_null()),
+                ("too far ahead", f"too far ahead: {work.column} is beyond max_ahead of the clock", times > limit),
+            ):
+                gone = gone.fill_null(False)
+                if gone.any():
+                    turned = frame.filter(gone)
+                    self._moment.turn_away(
+                        turned, work.operator, fate, reason, time=times.filter(gone), temporal=temporal
+                    )
+            kept = (times <= limit).fill_null(False)
+            frame, highest = frame.filter(kept), times.filter(kept).max()
+        if highest is not None:
+            source, split = next(iter(origins))
+            at = (work.number, source, split)
+            self._times[at] = max(highest, self._times.get(at, highest))
+        return Changes(frame.lazy())
 
     def _write(self, sink: Sink, output: int, changes: Changes) -> None:
         batch = changes.to_batch()

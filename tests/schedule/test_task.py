@@ -17,6 +17,7 @@ from arrowstream.frame import StreamFrame
 from arrowstream.ids import BlockId
 from arrowstream.operators.changes import to_arrow
 from arrowstream.operators.compile import compile_unit
+from arrowstream.operators.moment import Moment
 from arrowstream.plan.nodes import SourceNode
 from arrowstream.plan.unit import units
 from arrowstream.schedule.messages import TaskBlock, TaskId
@@ -83,6 +84,7 @@ def test_order_of_arrival_is_kept_across_partitions(
                     mine[part.number] if stage == 0 else [],
                     partial(held, tables),
                     partial(brought, exchanged, partitions, part.number),
+                    Moment(batch),
                 )
                 for (step, name, to), frame in result.parts.items():
                     made[step, name, part.number, to] = frame

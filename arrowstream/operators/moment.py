@@ -1,0 +1,132 @@
+"""What an operator knows of time while it runs a batch, and where it leaves rows that came too late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from arrowstream.plan.eventtime import BEGINNING, FOREVER
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A compiled event time: the numbers of the watermarks that bound it, the least of which rules."""
+
+    numbers: tuple[int, ...]
+    behind: int = 0
+    lateness: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Rows that an operator has turned away: `rows` as they came to it, and for each its `details`.
+
+    `details` has Int64 ticks: `time`, `watermark`, and `window_start` and `window_end`, null where there are none.
+    `source` and `split` are empty where the rows may come from several; `temporal` is False for integer times.
+    """
+
+    rows: pl.DataFrame
+    details: pl.DataFrame
+    fate: str
+    reason: str
+    operator: str
+    source: str
+    split: str
+    temporal: bool
+
+
+@dataclass(slots=True)
+class Moment:
+    """One task's view of a batch: its number, the clock at its allotment, the watermarks at its begin and its end.
+
+    `now` is in seconds since the epoch. Watermarks are in ticks (see `plan.eventtime`), BEGINNING before any row and
+    FOREVER once all inputs have ended. In stage 0 the end is not known yet and reads as the begin.
+    """
+
+    batch: int = 0
+    now: float = 0.0
+    before: Sequence[int] = ()
+    after: Sequence[int] = ()
+    source: str = ""
+    split: str = ""
+    turned_away: list[Late] = field(default_factory=list)
+
+    def start(self, mark: Mark) -> int:
+        """The watermark when the batch began: what has closed by it is closed."""
+        return _least(self.before, mark, mark.behind)
+
+    def end(self, mark: Mark) -> int:
+        """The watermark when the batch ends: what it passes closes now."""
+        return _least(self.after, mark, mark.behind)
+
+    def late_before(self, mark: Mark) -> int:
+        """Rows of a time below this came too late: the begin, less the lateness that is allowed."""
+        return _least(self.before, mark, mark.behind + mark.lateness)
+
+    def forgotten(self, mark: Mark) -> int:
+        """What lies below this can no longer change, at the end of the batch: no row for it will be accepted."""
+        return _least(self.after, mark, mark.behind + mark.lateness)
+
+    def late(
+        self,
+        rows: pl.DataFrame,
+        operator: str,
+        *,
+        time: pl.Series,
+        watermark: int,
+        window_start: pl.Series | None = None,
+        window_end: pl.Series | None = None,
+        temporal: bool = True,
+    ) -> None:
+        """Leave late rows to the dead letters; `time` and the windows in ticks, a value a row."""
+        if rows.is_empty():
+            return
+        what = "its window had closed" if window_end is not None else "it was behind the watermark"
+        self.turn_away(
+            rows,
+            operator,
+            "late",
+            f"late: {what}",
+            time=time,
+            watermark=watermark,
+            window_start=window_start,
+            window_end=window_end,
+            temporal=temporal,
+        )
+
+    def turn_away(
+        self,
+        rows: pl.DataFrame,
+        operator: str,
+        fate: str,
+        reason: str,
+        *,
+        time: pl.Series,
+        watermark: int | None = None,
+        window_start: pl.Series | None = None,
+        window_end: pl.Series | None = None,
+        temporal: bool = True,
+    ) -> None:
+        """Leave rows to the dead letters; reports count them by `fate`."""
+        none = pl.Series([None], dtype=pl.Int64)
+        columns = {
+            "time": time.cast(pl.Int64),
+            "watermark": pl.Series([watermark], dtype=pl.Int64),
+            "window_start": none if window_start is None else window_start.cast(pl.Int64),
+            "window_end": none if window_end is None else window_end.cast(pl.Int64),
+        }
+        height = rows.height
+        details = pl.DataFrame(
+            [
+                (series if series.len() == height else series.new_from_index(0, height)).alias(name)
+                for name, series in columns.items()
+            ]
+        )
+        self.turned_away.append(Late(rows, details, fate, reason, operator, self.source, self.split, temporal))
+
+
+def _least(watermarks: Sequence[int], mark: Mark, behind: int) -> int:
+    least = min(watermarks[number] for number in mark.numbers)
+    return least if least in (BEGINNING, FOREVER) else least - behind

@@ -1,0 +1,190 @@
+"""How far event time has come: watermarks by split, and who may hold them back. No I/O, time as an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+import msgspec
+
+from arrowstream.blocks.block import BlockInfo
+from arrowstream.ids import SourceId
+from arrowstream.plan.eventtime import BEGINNING, FOREVER
+from arrowstream.plan.nodes import Watermark
+from arrowstream.plan.unit import Unit, sources_below, watermarks
+
+Split: TypeAlias = tuple[SourceId, str]
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+DRIFT: Final = 60_000_000
+"""Ticks (a minute) that a split may be ahead of another that has rows waiting, before it waits for it."""
+
+
+class SplitTime(msgspec.Struct, frozen=True):
+    """The highest time (ticks) that a task has seen in a split, at the watermark `number`."""
+
+    number: int
+    source: SourceId
+    split: str
+    ticks: int
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What is decided about time when a batch is allotted, so that a replay decides the same.
+
+    `before` are the watermarks at its begin; `ended` the splits of which nothing comes after it, `idle` those that hold
+    nobody back in it.
+    """
+
+    before: list[int] = []
+    ended: list[Split] = []
+    idle: list[Split] = []
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One split at one watermark: its highest time, and by how much its last batch moved it."""
+
+    highest: int | None = None
+    advance: int = 0
+
+
+class WatermarkTracker:
+    """The watermarks of a unit.
+
+    For each batch: `stand` as it is allotted, `after` once its rows were seen, `commit` when it is through. The
+    watermark of a split is the highest time seen, less the delay; the least of those that neither have ended nor
+    are idle rules; where all that are left are idle, the highest. A watermark never goes back.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._marks: Sequence[Watermark] = watermarks(unit)
+        self._below = [sources_below(unit, mark) for mark in self._marks]
+        self._of: list[dict[Split, _Progress]] = [{} for _ in self._marks]
+        self._now = [BEGINNING] * len(self._marks)
+        self._ended: set[Split] = set()
+        self._settled: frozenset[Split] = frozenset()
+        self._idle: frozenset[Split] = frozenset()
+        self._seen: dict[Split, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._marks)
+
+    def expect(self, splits: Iterable[Split]) -> None:
+        """Rows will come from these; until each has brought some or is idle, there is no watermark."""
+        for source, split in splits:
+            for below, of in zip(self._below, self._of, strict=True):
+                if source in below:
+                    of.setdefault((source, split), _Progress())
+
+    def end(self, source: SourceId, split: str) -> None:
+        """A split has ended: after what still waits of it, nothing comes."""
+        if any((source, split) in of for of in self._of):
+            self._ended.add((source, split))
+
+    def due(self, now: float, waiting: Collection[Split]) -> bool:
+        """Whether a batch without rows would move a watermark: splits have ended, or have become idle."""
+        if not self._marks:
+            return False
+        ended = {split for split in self._ended if split not in waiting}
+        if ended - self._settled:
+            return True
+        idle = self._idle_now(now, waiting)
+        if not idle - self._idle:
+            return False
+        return any(new > old for new, old in zip(self._moved(ended, idle, {}), self._now, strict=True))
+
+    def held(self, waiting: Collection[Split]) -> set[Split]:
+        """Splits that are too far ahead of others that have rows waiting: they wait, or state would pile up."""
+        held: set[Split] = set()
+        for of in self._of:
+            known = {
+                split: at for split, at in of.items() if split in waiting and at.highest is not None
+            }  # nobody waits for those that have nothing
+            for split, at in known.items():
+                slowest = min(other.highest for other in known.values() if other.highest is not None)
+                assert at.highest is not None
+                if at.highest - slowest > max(DRIFT, 2 * max(other.advance for other in known.values())):
+                    held.add(split)
+        return held
+
+    def stand(self, now: float, blocks: Iterable[BlockInfo], waiting: Collection[Split]) -> Standing:
+        """How time stands for a batch of these blocks; `waiting` are the splits of those that are left."""
+        taken = {(info.source, info.split) for info in blocks}
+        for split in taken:
+            self._seen[split] = now
+        ended = sorted(split for split in self._ended if split not in waiting)
+        idle = self._idle_now(now, {*waiting, *taken})
+        return Standing(list(self._now), ended, sorted(idle))
+
+    def after(self, standing: Standing, times: Iterable[SplitTime]) -> list[int]:
+        """The watermarks at the end of a batch, in which these times were seen."""
+        seen: dict[tuple[int, Split], int] = {}
+        for time in times:
+            at = (time.number, (time.source, time.split))
+            seen[at] = max(time.ticks, seen.get(at, time.ticks))
+        return self._moved(set(standing.ended), set(standing.idle), seen)
+
+    def commit(self, standing: Standing, times: Iterable[SplitTime]) -> None:
+        """The batch is through."""
+        times = list(times)
+        self._now = self.after(standing, times)
+        self._settled, self._idle = frozenset(standing.ended), frozenset(standing.idle)
+        before = {(number, split): at.highest for number, of in enumerate(self._of) for split, at in of.items()}
+        for time in times:
+            at = self._of[time.number][time.source, time.split]
+            at.highest = time.ticks if at.highest is None else max(at.highest, time.ticks)
+        for (number, split), was in before.items():
+            at = self._of[number][split]
+            if at.highest is not None and at.highest != was:
+                at.advance = at.highest - was if was is not None else 0
+
+    @property
+    def now(self) -> Sequence[int]:
+        """The watermarks after the last batch."""
+        return self._now
+
+    def least(self) -> datetime | int | None:
+        """The least watermark, for people: a UTC time, or a number on an integer column; None where there is none."""
+        held = [(ticks, mark) for ticks, mark in zip(self._now, self._marks, strict=True) if ticks < FOREVER]
+        if not held:
+            return None
+        ticks, mark = min(held, key=lambda each: each[0])
+        if ticks == BEGINNING:
+            return None
+        if not mark.schema[mark.column].is_temporal():
+            return ticks
+        return EPOCH + timedelta(microseconds=ticks)
+
+    def _idle_now(self, now: float, busy: Collection[Split]) -> set[Split]:
+        idle: set[Split] = set()
+        for mark, of in zip(self._marks, self._of, strict=True):
+            if mark.idle is None:
+                continue
+            for split in of:
+                since = self._seen.setdefault(split, now)
+                if split not in busy and split not in self._ended and now - since >= mark.idle:
+                    idle.add(split)
+        return idle
+
+    def _moved(
+        self, ended: Collection[Split], idle: Collection[Split], seen: Mapping[tuple[int, Split], int]
+    ) -> list[int]:
+        moved = []
+        for number, (mark, of) in enumerate(zip(self._marks, self._of, strict=True)):
+            reached = {}
+            for split, at in of.items():
+                highest = max((t for t in (at.highest, seen.get((number, split))) if t is not None), default=None)
+                reached[split] = BEGINNING if highest is None else highest - mark.delay
+            ruling = [ticks for split, ticks in reached.items() if split not in ended and split not in idle]
+            if ruling:
+                new = min(ruling)
+            elif all(split in ended for split in of):
+                new = FOREVER
+            else:
+                new = max(reached.values())
+            moved.append(max(new, self._now[number]))
+        return moved

@@ -99,17 +99,17 @@ class WatermarkTracker:
 
     def held(self, waiting: Collection[Split]) -> set[Split]:
         """Splits that are too far ahead of others that have rows waiting: they wait, or state would pile up."""
-        held: set[Split] = set()
-        for of in self._of:
-            known = {
-                split: at for split, at in of.items() if split in waiting and at.highest is not None
-            }  # nobody waits for those that have nothing
-            for split, at in known.items():
-                slowest = min(other.highest for other in known.values() if other.highest is not None)
-                assert at.highest is not None
-                if at.highest - slowest > max(DRIFT, 2 * max(other.advance for other in known.values())):
-                    held.add(split)
-        return held
+        reached: dict[Split, tuple[int, int]] = {}
+        for mark, of in zip(self._marks, self._of, strict=True):
+            if not mark.schema[mark.column].is_temporal():
+                continue  # numbers of two sources need not mean the same
+            for split, at in of.items():
+                if split in waiting and at.highest is not None:
+                    reached[split] = min(reached.get(split, (at.highest, at.advance)), (at.highest, at.advance))
+        if len(reached) < 2:
+            return set()
+        slowest, advance = min(reached.values())
+        return {split for split, (highest, _) in reached.items() if highest - slowest > max(DRIFT, 2 * advance)}
 
     def stand(self, now: float, blocks: Iterable[BlockInfo], waiting: Collection[Split]) -> Standing:
         """How time stands for a batch of these blocks; `waiting` are the splits of those that are left."""

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from arrowstream.context import StreamingContext
     from arrowstream.errors import ArrowStreamError
     from arrowstream.frame import StreamFrame, concat
+    from arrowstream.joining import table
 
-__all__ = ["ArrowStreamError", "StreamFrame", "StreamingContext", "__version__", "concat", "connect"]
+__all__ = ["ArrowStreamError", "StreamFrame", "StreamingContext", "__version__", "concat", "connect", "table"]
 
 _HOME = {
     "ArrowStreamError": "arrowstream.errors",
     "StreamFrame": "arrowstream.frame",
     "StreamingContext": "arrowstream.context",
     "concat": "arrowstream.frame",
+    "table": "arrowstream.joining",
     "connect": "arrowstream.connection",
 }
 

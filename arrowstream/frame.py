@@ -246,6 +246,51 @@ class StreamFrame:
 
     # --- several frames, groups, outputs
 
+    def join(
+        self,
+        other: Any,
+        on: Any = None,
+        how: str = "inner",
+        *,
+        left_on: Any = None,
+        right_on: Any = None,
+        suffix: str = "_right",
+        nulls_equal: bool = False,
+        coalesce: bool | None = None,
+        within: Any = None,
+    ) -> StreamFrame:
+        """Join with another stream or with a table, with the arguments and columns of `LazyFrame.join`.
+
+        `other` is a StreamFrame; or a table: a DataFrame, a LazyFrame, a path of Parquet files, or
+        `arrowstream.table(...)`, which can be read again every so often. Of a table all `how`s make sense but those
+        that show its unmatched rows.
+
+        Two streams keep their rows for each other, for ever unless time lets them go: `within="10s"`, or
+        `within=("-5s", "1m")`, matches rows whose event time lies so far from that of the left; an equality of both
+        event times bounds as well. Then rows without a match come once and final, as the watermark passes. Without
+        a bound they come at once and are taken back when a match comes. Raises `PlanError`, `ColumnError`.
+        """
+        from arrowstream import joining
+
+        left_on, right_on = (on, on) if on is not None else (left_on, right_on)
+        node = joining.join(
+            self, other, _listed(left_on), _listed(right_on), how, suffix, nulls_equal, coalesce, within
+        )
+        return self._with(node)
+
+    def join_where(
+        self, other: StreamFrame, *predicates: Any, how: str = "inner", suffix: str = "_right"
+    ) -> StreamFrame:
+        """All pairs of rows of two streams for which the predicates hold, as in `LazyFrame.join_where`.
+
+        Columns of the right whose names the left has too are called with the suffix. Equalities become keys.
+        Comparisons of one side's event time with what the other's row says (`pl.col("bid_time") <= pl.col("expires")`)
+        let rows go as the watermarks pass. Raises `PlanError`.
+        """
+        from arrowstream import joining
+
+        return self._with(joining.join_where(self, other, predicates, how, suffix))
+
     def group_by(
         self, *by: IntoExpr | Iterable[IntoExpr], maintain_order: bool = False, **named_by: IntoExpr
     ) -> StreamGroupBy:
@@ -318,6 +363,12 @@ class StreamFrame:
 
     def _with(self, node: Node) -> StreamFrame:
         return StreamFrame(node, self._plans)
+
+
+def _listed(keys: Any) -> list[Any]:
+    if keys is None:
+        return []
+    return [keys] if isinstance(keys, str | pl.Expr) else list(keys)
 
 
 class CallRefusedError(NotRowLocalError, AttributeError):

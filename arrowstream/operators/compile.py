@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial, singledispatch
 
+import polars as pl
+
 from arrowstream.connectors.changes import Append
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
+from arrowstream.operators.exchange import RowsPartial
+from arrowstream.operators.join import BoundedJoin, Pairing, UnboundedJoin
+from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark
-from arrowstream.operators.program import Observe, Partial, Program, ProgramStep, Scan, Stateful, Transform, Work, Write
+from arrowstream.operators.program import (
+    Observe,
+    Partial,
+    Program,
+    ProgramStep,
+    Scan,
+    Stateful,
+    StatefulOperator,
+    Transform,
+    Work,
+    Write,
+)
 from arrowstream.operators.rows import MapBatchesOperator, RowsOperator, SqlOperator, UnionOperator
+from arrowstream.operators.tablejoin import TableJoinOperator
 from arrowstream.plan.eventtime import EventTime
+from arrowstream.plan.joins import Join
 from arrowstream.plan.kinds import needs_removed
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union, Watermark
+from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
 
 
@@ -28,6 +48,23 @@ class _Builder:
     def mark(self, time: EventTime) -> Mark:
         """The event time of a node, for an operator."""
         return Mark(tuple(self.marks[each] for each in time.marks), time.behind, time.lateness)
+
+    def time(self, node: Node) -> tuple[Mark, pl.DataType]:
+        """The event time of a node's rows, and its type."""
+        assert node.time is not None
+        return self.mark(node.time), node.schema[node.time.column]
+
+    def judge(self, node: Node, by: Node) -> LateJudge | None:
+        """Who turns away late rows of `node` before `by`."""
+        if node.time is None:
+            return None
+        mark, dtype = self.time(node)
+        return LateJudge(node.time.column, dtype, mark, by.label)
+
+    def merge(self, make: Callable[[], StatefulOperator], partials: tuple[int, ...], node: Node) -> int:
+        """The stateful step after these partial ones."""
+        stage = 1 + max(self.steps[number].stage for number in partials)
+        return self.add(Stateful(make, partials), *partials, stage=stage, shared=_shared(node, self))
 
     def add(self, work: Work, *inputs: int, stage: int | None = None, shared: bool = False) -> int:
         """A step, in the latest of its inputs' stages unless said otherwise; its number."""
@@ -103,7 +140,35 @@ def _(node: Aggregate, to: _Builder) -> int:
     before = to.add(Partial(PartialAggregate(plan, weighted), node.keys), *_inputs(node, to))
     make = partial(MergeAggregate, plan, weighted, needs_removed(to.readers, node))
     to.ordered = to.ordered or plan.ordered
-    return to.add(Stateful(make, (before,)), before, stage=to.steps[before].stage + 1, shared=_shared(node, to))
+    return to.merge(make, (before,), node)
+
+
+@_compile.register
+def _(node: Join, to: _Builder) -> int:
+    weighted = (not isinstance(node.left.kind, Append), not isinstance(node.right.kind, Append))
+    bounded = node.bounded and not any(weighted)
+    before = tuple(
+        to.add(
+            Partial(RowsPartial(side.schema.names(), weights, to.judge(side, node) if bounded else None), keys),
+            to.made[side],
+        )
+        for side, keys, weights in zip(node.inputs, (node.left_on, node.right_on), weighted, strict=True)
+    )
+    pairing = Pairing.of(node)
+    if bounded:
+        times = to.time(node.left), to.time(node.right)
+        make: Callable[[], StatefulOperator] = partial(
+            BoundedJoin, pairing, (node.left_bounds, node.right_bounds), times
+        )
+    else:
+        make = partial(UnboundedJoin, pairing, weighted)
+    return to.merge(make, before, node)
+
+
+@_compile.register
+def _(node: TableJoin, to: _Builder) -> int:
+    make = partial(TableJoinOperator, node)
+    return to.add(Transform(make), *_inputs(node, to), shared=_shared(node, to))
 
 
 @_compile.register

@@ -28,7 +28,7 @@ Parts: TypeAlias = Mapping[str, Sequence[pl.DataFrame]]
 class Operator(Protocol):
     """Row-local: changes in, changes out, nothing kept."""
 
-    def process(self, inputs: Sequence[Changes]) -> Changes: ...
+    def process(self, inputs: Sequence[Changes], moment: Moment) -> Changes: ...
 
 
 class PartialOperator(Protocol):

@@ -9,6 +9,7 @@ import polars as pl
 
 from arrowstream.errors import PlanError
 from arrowstream.operators.changes import Changes, to_arrow, union
+from arrowstream.operators.moment import Moment
 from arrowstream.plan.nodes import Step
 
 
@@ -18,7 +19,7 @@ class RowsOperator:
     def __init__(self, steps: Sequence[Step]) -> None:
         self._steps = steps
 
-    def process(self, inputs: Sequence[Changes]) -> Changes:
+    def process(self, inputs: Sequence[Changes], moment: Moment) -> Changes:
         return inputs[0].map(self._replay)
 
     def _replay(self, frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -35,7 +36,7 @@ class SqlOperator:
         # A worker has its part of the cores, which Polars was told when the process started.
         self._connection = duckdb.connect(":memory:", config={"threads": pl.thread_pool_size()})
 
-    def process(self, inputs: Sequence[Changes]) -> Changes:
+    def process(self, inputs: Sequence[Changes], moment: Moment) -> Changes:
         return inputs[0].map(self._run)
 
     def _run(self, frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -61,7 +62,7 @@ class MapBatchesOperator:
     def __init__(self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: pl.Schema) -> None:
         self._function, self._schema = function, schema
 
-    def process(self, inputs: Sequence[Changes]) -> Changes:
+    def process(self, inputs: Sequence[Changes], moment: Moment) -> Changes:
         return inputs[0].map(lambda frame: self._run(frame.collect()).lazy())
 
     def _run(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -81,5 +82,5 @@ class UnionOperator:
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = list(columns)
 
-    def process(self, inputs: Sequence[Changes]) -> Changes:
+    def process(self, inputs: Sequence[Changes], moment: Moment) -> Changes:
         return union(part.map(lambda frame: frame.select(self._columns)) for part in inputs)

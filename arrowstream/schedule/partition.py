@@ -9,7 +9,7 @@ import polars as pl
 from arrowstream.connectors.source import Source
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
-from arrowstream.operators.program import Operator, Partial, Program, Stateful, StatefulOperator, Transform
+from arrowstream.operators.program import Operator, Partial, Program, Scan, Stateful, StatefulOperator, Transform
 from arrowstream.plan.nodes import Watermark
 from arrowstream.plan.unit import Unit, sources_below, watermarks
 from arrowstream.state.protocol import StateTable
@@ -39,6 +39,10 @@ class Partition:
         self.meets: Mapping[SourceId, set[SourceId]] = {
             source: {source}.union(*(below for below in self.below if source in below)) for source, _ in unit.sources
         }
+        self.feeding: dict[int, set[SourceId]] = {}
+        for step in program.steps:
+            own = {step.work.source} if isinstance(step.work, Scan) else set()
+            self.feeding[step.number] = own.union(*(self.feeding[number] for number in step.inputs))
         self.values: dict[int, Changes] = {}
         self.version = -1
         self.open_batch: int | None = None

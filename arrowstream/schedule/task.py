@@ -76,7 +76,7 @@ class _Run:
         later = self._partition.read_later(self._task.stage)
         kept: dict[int, list[Changes]] = defaultdict(list)
         for chunk in self._chunks(blocks):
-            self._name_origin(chunk)
+            self._origins = {(block.info.source, block.info.split) for block in chunk}
             values = dict(self._partition.values)
             for step in self._steps:
                 self._step(step, chunk, values)
@@ -127,10 +127,9 @@ class _Run:
             rounds[place[split]].append(block)
         return list(rounds)
 
-    def _name_origin(self, chunk: Sequence[TaskBlock]) -> None:
-        """Rows that are turned away come from here."""
-        origins = {(block.info.source, block.info.split) for block in chunk}
-        self._origins = origins
+    def _name_origin(self, step: ProgramStep) -> None:
+        """Rows that this step turns away come from here."""
+        origins = {at for at in self._origins if at[0] in self._partition.feeding[step.number]}
         source, split = next(iter(origins)) if len(origins) == 1 else (None, "")
         self._moment.source = "" if source is None else self._partition.names[source]
         self._moment.split = split
@@ -142,6 +141,7 @@ class _Run:
         return dict(fates)
 
     def _step(self, step: ProgramStep, chunk: Sequence[TaskBlock], values: dict[int, Changes]) -> None:
+        self._name_origin(step)
         match step.work:
             case Partial(operator):
                 for name, frame in operator.partial(values[step.inputs[0]], self._moment).items():
@@ -159,7 +159,9 @@ class _Run:
             case Observe():
                 value = self._observe(step.work, values[step.inputs[0]])
             case Transform():
-                value = self._partition.transforms[step.number].process([values[number] for number in step.inputs])
+                value = self._partition.transforms[step.number].process(
+                    [values[number] for number in step.inputs], self._moment
+                )
             case Stateful():
                 value = self._merge(step)
         values[step.number] = value.collect() if step.shared else value

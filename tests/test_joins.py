@@ -1,0 +1,218 @@
+"""Joins: what the stream gives, however it is cut, is what Polars gives in one shot."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+import arrowstream as ars
+from arrowstream.check import run_pieces
+from arrowstream.connectors.changes import Append
+from arrowstream.frame import StreamFrame
+from arrowstream.testing.clock import ManualClock
+
+DAY = dt.datetime(2026, 1, 1)
+SCHEMA: Any = {"k": pl.Int64, "t": pl.Datetime("us"), "v": pl.Int64}
+HOWS = ["inner", "left", "right", "full", "semi", "anti"]
+
+
+def frame(rows: list[tuple[int | None, int, int]]) -> pl.DataFrame:
+    at = [(k, DAY + dt.timedelta(seconds=second), v) for k, second, v in rows]
+    return pl.DataFrame(at, schema=SCHEMA, orient="row")
+
+
+def streams(delay: str | None = None) -> tuple[StreamFrame, StreamFrame]:
+    ctx = ars.StreamingContext()
+    left, right = ctx.read.memory(SCHEMA, name="left"), ctx.read.memory(SCHEMA, name="right")
+    if delay is None:
+        return left, right
+    return left.with_watermark("t", delay), right.with_watermark("t", delay)
+
+
+def pieces(left: pl.DataFrame, right: pl.DataFrame, cuts: list[tuple[float, float]]) -> list[dict[str, pl.DataFrame]]:
+    """Both sides cut at shares of their rows."""
+    made = []
+    at = (0, 0)
+    for one, two in [*sorted(cuts), (1.0, 1.0)]:
+        to = (max(at[0], int(one * left.height)), max(at[1], int(two * right.height)))
+        made.append({"left": left[at[0] : to[0]], "right": right[at[1] : to[1]]})
+        at = to
+    return made
+
+
+def assert_same(found: pl.DataFrame, wanted: pl.DataFrame) -> None:
+    assert_frame_equal(found, wanted, check_row_order=False)
+
+
+rows = st.lists(
+    st.tuples(st.sampled_from([None, 1, 2, 3]), st.integers(0, 40), st.integers(0, 9)), min_size=0, max_size=14
+)
+shares = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=4)
+
+
+@pytest.mark.parametrize("how", HOWS)
+@given(left=rows, right=rows, cuts=shares, nulls_equal=st.booleans())
+@settings(max_examples=25)
+def test_a_join_by_key_is_that_of_polars(how: Any, left: Any, right: Any, cuts: Any, nulls_equal: bool) -> None:
+    one, two = streams()
+    joined = one.join(two, on="k", how=how, nulls_equal=nulls_equal)
+    assert isinstance(joined.kind, Append) == (how == "inner")
+    a, b = frame(left), frame(right)
+    wanted = a.join(b, on="k", how=how, nulls_equal=nulls_equal)
+    assert joined.schema == wanted.schema
+    assert_same(run_pieces(joined._node, pieces(a, b, cuts)), wanted)
+
+
+def bounded(a: pl.DataFrame, b: pl.DataFrame, how: str, seconds: int) -> pl.DataFrame:
+    """A join within a distance in time, by Polars in one shot."""
+    one, two = a.with_row_index("one"), b.with_row_index("two")
+    span = dt.timedelta(seconds=seconds)
+    pairs = one.join(two, on="k", how="inner").filter(
+        (pl.col("t_right") >= pl.col("t") - span) & (pl.col("t_right") <= pl.col("t") + span)
+    )
+    if how in ("semi", "anti"):
+        return one.join(pairs, on="one", how=how).drop("one")  # type: ignore[arg-type]
+    columns = ["k", "t", "v", "t_right", "v_right"]
+    found = [pairs.select(columns)]
+    if how == "left":
+        alone = one.join(pairs, on="one", how="anti")
+        found.append(
+            alone.with_columns(
+                pl.lit(None, pl.Datetime("us")).alias("t_right"), pl.lit(None, pl.Int64).alias("v_right")
+            ).select(columns)
+        )
+    return pl.concat(found)
+
+
+def less(rows: pl.DataFrame, letters: list[pa.Table], source: str) -> pl.DataFrame:
+    """The rows that did not come too late; `v` names a row here."""
+    late = [
+        value
+        for table in letters
+        for raw, where in zip(table["raw"].to_pylist(), table["source"].to_pylist(), strict=True)
+        if where == source
+        for value in [pl.Series([raw.decode()]).str.json_decode(pl.Struct({"v": pl.Int64})).struct.field("v")[0]]
+    ]
+    return rows.filter(~pl.col("v").is_in(late))
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "semi", "anti"])
+@given(left=rows, right=rows, cuts=shares, delay=st.sampled_from(["0s", "5s", "60s"]))
+@settings(max_examples=25)
+def test_a_join_within_a_distance_comes_once_and_final(how: Any, left: Any, right: Any, cuts: Any, delay: str) -> None:
+    one, two = streams(delay)
+    joined = one.join(two, on="k", how=how, within="5s")
+    assert isinstance(joined.kind, Append)
+    numbered = [[(k, t, n) for n, (k, t, _) in enumerate(side)] for side in (left, right)]
+    a, b = frame(numbered[0]), frame(numbered[1])
+    letters: list[pa.Table] = []
+    found = run_pieces(joined._node, pieces(a, b, cuts), letters=letters)
+    assert_same(found, bounded(less(a, letters, "left"), less(b, letters, "right"), how, 5))
+
+
+@given(left=rows, right=rows, cuts=shares)
+@settings(max_examples=25)
+def test_join_where_with_bounds_on_both_times(left: Any, right: Any, cuts: Any) -> None:
+    one, two = streams("3s")
+    ends = one.with_columns(end=pl.col("t") + pl.duration(seconds=pl.col("v")))
+    joined = ends.join_where(
+        two, pl.col("k") == pl.col("k_right"), pl.col("t_right") >= pl.col("t"), pl.col("t_right") <= pl.col("end")
+    )
+    assert joined._node.time is not None
+    assert joined._node.time.column == "t_right"
+    a, b = (
+        frame([(k, t, n) for n, (k, t, _) in enumerate(left)]),
+        frame([(k, t, n) for n, (k, t, _) in enumerate(right)]),
+    )
+    letters: list[pa.Table] = []
+    found = run_pieces(joined._node, pieces(a, b, cuts), letters=letters)
+    a, b = less(a, letters, "left"), less(b, letters, "right")
+    wanted = (
+        a.with_columns(end=pl.col("t") + pl.duration(seconds=pl.col("v")))
+        .join_where(
+            b, pl.col("k") == pl.col("k_right"), pl.col("t_right") >= pl.col("t"), pl.col("t_right") <= pl.col("end")
+        )
+        .select(joined.columns)
+    )
+    assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("how", HOWS)
+@given(left=rows, right=rows, cuts=shares)
+@settings(max_examples=15)
+def test_aggregates_of_both_sides_can_be_joined(how: Any, left: Any, right: Any, cuts: Any) -> None:
+    one, two = streams()
+
+    def plan(a: Any, b: Any) -> Any:
+        count = pl.len().cast(pl.Int64).alias("n")
+        return a.group_by("k").agg(count).join(b.group_by("k").agg(pl.col("v").sum()), on="k", how=how)
+
+    a, b = frame(left), frame(right)
+    assert_same(run_pieces(plan(one, two)._node, pieces(a, b, cuts)), plan(a.lazy(), b.lazy()).collect())
+
+
+def test_state_of_a_bounded_join_goes_as_time_passes() -> None:
+    ctx = ars.StreamingContext(batch_interval="10ms")
+    left, right = ctx.read.memory(SCHEMA, name="left"), ctx.read.memory(SCHEMA, name="right")
+    joined = left.with_watermark("t", "1s").join(right.with_watermark("t", "1s"), on="k", within="5s")
+    joined.write.memory("pairs")
+    with ctx:
+        ctx.start()
+        for second in range(0, 200, 10):
+            left.source.send(frame([(1, second, second)]))
+            right.source.send(frame([(1, second + 2, second)]))
+            ctx.process_all_available()
+        assert ctx.progress.last is not None
+        assert ctx.progress.last.state_rows <= 4
+        assert ctx.sql("SELECT count(*) FROM pairs").fetchall() == [(20,)]
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "semi", "anti"])
+@given(left=rows, cuts=shares)
+@settings(max_examples=10)
+def test_a_table_is_joined_row_by_row(how: Any, left: Any, cuts: Any) -> None:
+    one, _ = streams()
+    held = pl.DataFrame({"k": [1, 2, 2, None], "name": ["a", "b", "c", "d"]})
+    a = frame(left)
+    joined = one.join(held, on="k", how=how)
+    found = run_pieces(joined._node, [{"left": part["left"]} for part in pieces(a, a, cuts)])
+    assert_same(found, a.join(held, on="k", how=how))
+
+
+def test_a_table_is_read_again_when_it_is_old() -> None:
+    versions = iter(["first look", "one", "two"])
+    names = ars.table(lambda: pl.DataFrame({"k": [1], "name": [next(versions)]}), refresh="10s")
+    clock = ManualClock()
+    ctx = ars.StreamingContext(clock=clock)
+    rows = ctx.read.memory(SCHEMA, name="left")
+    rows.join(names, on="k").write.memory("named")
+    with ctx:
+        ctx.start()
+        for seconds in (0, 5, 6):
+            clock.advance(seconds)
+            rows.source.send(frame([(1, 0, 0)]))
+            ctx.process_all_available()
+        assert ctx.sql("SELECT name FROM named").pl()["name"].to_list() == ["one", "one", "two"]
+
+
+def test_what_has_no_end_or_no_key_is_refused_with_the_cure() -> None:
+    one, two = streams()
+    with pytest.raises(ars.ArrowStreamError, match="cross join of two streams has no end"):
+        one.join(two, how="cross")
+    with pytest.raises(ars.ArrowStreamError, match="with_watermark on both"):
+        one.join(two, on="k", within="5s")
+    with pytest.raises(ars.ArrowStreamError, match="without a match"):
+        one.join(pl.DataFrame({"k": [1]}), on="k", how="full")
+    with pytest.raises(ars.ArrowStreamError, match="column 'q' is not in"):
+        one.join(two, on="q")
+    with pytest.raises(ars.ArrowStreamError, match="cast one"):
+        one.join(two, left_on="k", right_on="t")
+    with pytest.raises(ars.ArrowStreamError, match="another suffix"):
+        one.join(two, on="k", suffix="")

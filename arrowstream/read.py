@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -58,6 +58,10 @@ class ReadFrom:
     def rate(self, rows_per_second: float, **options: Any) -> StreamFrame:
         """Made-up rows at a steady rate: `timestamp` and `value`, a number that counts up from 0."""
         return self.open("rate", rows_per_second, **options)
+
+    def nexmark(self, stream: Literal["person", "auction", "bid"], **options: Any) -> StreamFrame:
+        """One of the three streams of the NEXMark benchmark: `rate=`, `events=`, `seed=`."""
+        return self.open("nexmark", stream, **options)
 
     def memory(self, schema: Any, **options: Any) -> StreamFrame:
         """Rows that the program itself sends: `frame.source.send(rows)`; for tests and notebooks.

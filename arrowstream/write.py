@@ -70,6 +70,10 @@ class WriteTo:
         """`function(frame, batch_id)` on the driver, after every batch; at least once."""
         self.to("foreach_batch", function, **options)
 
+    def null(self, *, name: str | None = None) -> None:
+        """Nowhere: rows of any kind are made in full and dropped, to measure what leads to them."""
+        self.to("null", **({} if name is None else {"name": name}))
+
     def to(self, connector: str | Sink, *args: Any, **options: Any) -> None:
         """Any registered sink by name, or a `Sink` of your own."""
         made = load("sinks", connector)(*args, **options) if isinstance(connector, str) else connector

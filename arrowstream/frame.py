@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from polars._typing import ColumnNameOrSelector, IntoExpr
 
     from arrowstream.grouped import StreamGroupBy
+    from arrowstream.windowed import StreamWindows
     from arrowstream.write import WriteTo
 
 
@@ -304,6 +305,51 @@ class StreamFrame:
         if maintain_order:
             raise PlanError("group_by(maintain_order=True): a stream's groups have no order; order the output by SQL")
         return StreamGroupBy(self, by, named_by)
+
+    def group_by_dynamic(
+        self,
+        index_column: str,
+        *,
+        every: Any,
+        period: Any = None,
+        offset: Any = None,
+        include_boundaries: bool = False,
+        closed: str = "left",
+        label: str = "left",
+        group_by: Any = None,
+        emit: str = "final",
+    ) -> StreamWindows:
+        """Windows over event time, with the arguments of `LazyFrame.group_by_dynamic`; call `agg` on it.
+
+        Windows begin at each multiple of `every` ("10s", "1d", "1mo", in the column's time zone) plus `offset` and are
+        `period` long (left out: as long as `every`); a row belongs to every window that contains it. (Polars leaves
+        out overlapping windows that begin before a group's first row; these do not.) With `emit="final"` a window comes
+        once, in the batch in which the watermark passes its end; with `emit="update"` it comes at its first row, and
+        again whenever it changes. Columns: the keys of `group_by`, `_lower_boundary` and `_upper_boundary` if asked
+        for, the index column with the window's start (`label="right"`: its end), the aggregates. Raises `PlanError`.
+        """
+        from arrowstream.windowed import dynamic
+
+        return dynamic(self, index_column, every, period, offset, include_boundaries, closed, label, group_by, emit)
+
+    def group_by_cumulate(
+        self,
+        index_column: str,
+        *,
+        step: Any,
+        every: Any,
+        offset: Any = None,
+        group_by: Any = None,
+        emit: str = "final",
+    ) -> StreamWindows:
+        """Windows that grow: all begin at a multiple of `every`, and one ends at each `step` after it.
+
+        `group_by_cumulate("ts", step="1h", every="1d")` gives every hour what came since midnight. Columns: the keys,
+        `_lower_boundary` and `_upper_boundary`, the index column with the window's end, the aggregates.
+        """
+        from arrowstream.windowed import cumulate
+
+        return cumulate(self, index_column, step, every, offset, group_by, emit)
 
     def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
         """Running aggregates over all rows: one row, updated as rows come."""

@@ -28,12 +28,14 @@ from arrowstream.operators.program import (
 )
 from arrowstream.operators.rows import MapBatchesOperator, RowsOperator, SqlOperator, UnionOperator
 from arrowstream.operators.tablejoin import TableJoinOperator
+from arrowstream.operators.window import JudgedPartial, WindowJudge, WindowMerge, WindowRows, WindowRowsPartial
 from arrowstream.plan.eventtime import EventTime
 from arrowstream.plan.joins import Join
 from arrowstream.plan.kinds import needs_removed
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union, Watermark
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
+from arrowstream.plan.windows import WindowAggregate
 
 
 @dataclass(slots=True)
@@ -141,6 +143,21 @@ def _(node: Aggregate, to: _Builder) -> int:
     make = partial(MergeAggregate, plan, weighted, needs_removed(to.readers, node))
     to.ordered = to.ordered or plan.ordered
     return to.merge(make, (before,), node)
+
+
+@_compile.register
+def _(node: WindowAggregate, to: _Builder) -> int:
+    mark, _ = to.time(node.input)
+    judge = WindowJudge(node.index, node.windows, mark, node.label)
+    if node.decomposition is None:
+        rows = Partial(WindowRowsPartial(judge, node.windows, node.input.schema.names()), node.keys)
+        before = to.add(rows, *_inputs(node, to))
+        to.ordered = True
+        return to.merge(partial(WindowRows, node, mark, node.input.schema), (before,), node)
+    inner = PartialAggregate(node.decomposition, weighted=False)
+    before = to.add(Partial(JudgedPartial(judge, inner), node.keys), *_inputs(node, to))
+    to.ordered = to.ordered or node.decomposition.ordered
+    return to.merge(partial(WindowMerge, node, mark), (before,), node)
 
 
 @_compile.register

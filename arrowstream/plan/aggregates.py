@@ -93,8 +93,13 @@ class Decomposition:
             frame = frame.with_columns((pl.lit(1, pl.Int64) if weight is None else pl.col(weight)).alias(WEIGHT))
         return self._grouped(frame, self._by, self._gather, self._settle)
 
-    def merge(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """One row per group of several partials, which stand in their order of arrival."""
+    def merge(self, frame: pl.LazyFrame, by: Sequence[str] | None = None) -> pl.LazyFrame:
+        """One row per group of several partials, which stand in their order of arrival.
+
+        `by` are other columns to group them by, as windows are put together from bins.
+        """
+        if by:
+            return frame.group_by(by).agg(self._merge).select(*by, *self._carry)
         return self._grouped(frame, tuple(pl.col(name) for name in self.keys), self._merge, self._carry)
 
     def combine(self, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
@@ -105,12 +110,14 @@ class Decomposition:
         before = old.rename({name: name + OLD for name in old.columns})
         return pl.concat([before, new], how="horizontal").select(self._combine)
 
-    def final(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def final(self, frame: pl.DataFrame, by: Sequence[str] | None = None) -> pl.DataFrame:
         """The output rows of keys and accumulators, in their order; a row of nulls is a group of no rows.
+
+        `by` are the columns that stand for the keys, where `merge` was given other ones.
 
         Raises BatchError, naming the expression, where a sum or product passes the type it is given out as.
         """
-        if not frame.height:
+        if not frame.height and by is None:
             return self.output.to_frame()
         # Polars 2.1 panics in `format` over some frames whose chunks are empty.
         frame = frame.rechunk()
@@ -119,7 +126,7 @@ class Decomposition:
             for text, over in found.row(0, named=True).items():
                 if over:
                     raise BatchError(f"{text} passes 64 bits; cast its column to Float64 or Decimal first")
-        keys = [pl.col(name) for name in self.keys]
+        keys = [pl.col(name) for name in (self.keys if by is None else by)]
         return frame.select(*keys, ROWS, *self._values).select(*keys, *self._outputs)
 
     def final_of_nothing(self) -> pl.DataFrame:

@@ -209,7 +209,7 @@ METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
         "gather": _ORDER,
         "gather_every": _ORDER,
         "group_by": Node("frame.group_by(...).agg(...)"),
-        "group_by_dynamic": _WINDOW,
+        "group_by_dynamic": Node("frame.group_by_dynamic(...).agg(...)"),
         "head": _ORDER,
         "inspect": Refused("it would print every batch", "preview(...), or .write.console()"),
         "interpolate": _NEIGHBOURS,

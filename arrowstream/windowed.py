@@ -1,0 +1,185 @@
+"""Windows of a stream frame: what `frame.group_by_dynamic(...)` and its like give; `agg` makes the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from arrowstream.connectors.changes import Append, ChangeKind, Upsert
+from arrowstream.errors import PlanError, unknown_column
+from arrowstream.plan.aggregates import NotDecomposable, decompose
+from arrowstream.plan.eventtime import check_time
+from arrowstream.plan.expressions import as_expressions, expand_grouped, resolve
+from arrowstream.plan.windows import BIN, CLOSED, WindowAggregate, Windows, interval
+
+if TYPE_CHECKING:
+    from polars._typing import IntoExpr
+
+    from arrowstream.frame import StreamFrame
+
+
+class StreamWindows:
+    """Rows by window and key: call `agg`."""
+
+    def __init__(
+        self,
+        frame: StreamFrame,
+        index: str,
+        windows: Windows,
+        by: Sequence[pl.Expr],
+        *,
+        label_right: bool,
+        boundaries: bool,
+        update: bool,
+    ) -> None:
+        self._frame, self._index, self._windows, self._by = frame, index, windows, list(by)
+        self._label_right, self._boundaries, self._update = label_right, boundaries, update
+
+    def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
+        """A row per window and key that has rows: any aggregates of Polars.
+
+        What can be kept as running values is (per key and bin); for the rest the rows of open windows are kept.
+        Raises `PlanError`.
+        """
+        node, schema, windows = self._frame._node, self._frame.schema, self._windows
+        by, outputs = expand_grouped(schema, self._by, as_expressions(aggs, named_aggs))
+        bins = (BIN, windows.bin_of(pl.col(self._index)))
+        keys = tuple(name for name, _ in by)
+        decomposed = None
+        named = [expr.alias(name) for name, expr in outputs]
+        grouping = [expr.alias(name) for name, expr in by]
+        if windows.bin is not None:
+            try:
+                decomposed = decompose([*by, bins], outputs, schema)
+            except NotDecomposable:
+                decomposed = None
+        if decomposed is not None:
+            found = {name: dtype for name, dtype in decomposed.output.items() if name != BIN}
+        else:
+            one = pl.LazyFrame(schema=schema).with_columns(pl.col(self._index).alias(BIN))
+            found = dict(resolve(one.group_by(*grouping, BIN).agg(named), schema))
+            found.pop(BIN)
+        key_types = {name: found[name] for name in keys}
+        results = {name: dtype for name, dtype in found.items() if name not in keys}
+        window = [*(("_lower_boundary", "_upper_boundary") if self._boundaries else ()), self._index]
+        if clash := set(window) & set(found):
+            raise PlanError(f"agg: the name {min(clash)!r} is that of the window; rename yours by .alias(...)")
+        output = pl.Schema({**key_types, **dict.fromkeys(window, schema[self._index]), **results})
+        assert node.time is not None
+        late = bool(node.time.lateness)
+        kind: ChangeKind = Upsert((*keys, *window)) if self._update or late else Append()
+        behind = 0 if self._label_right else windows.period.most
+        described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
+        return self._frame._with(
+            WindowAggregate(
+                schema=output,
+                kind=kind,
+                time=node.time.renamed(self._index).held_back(behind),
+                input=node,
+                index=self._index,
+                windows=windows,
+                keys=keys,
+                by=tuple(grouping),
+                aggs=tuple(named),
+                description=described if len(described) <= 120 else described[:119] + "…",
+                label_right=self._label_right,
+                boundaries=self._boundaries,
+                decomposition=decomposed,
+                update=self._update,
+            )
+        )
+
+    def len(self, name: str | None = None) -> StreamFrame:
+        """How many rows each window has."""
+        return self.agg(pl.len().alias(name or "len"))
+
+
+def dynamic(
+    frame: StreamFrame,
+    index: str,
+    every: Any,
+    period: Any,
+    offset: Any,
+    boundaries: bool,
+    closed: str,
+    label: str,
+    group_by: Any,
+    emit: str,
+) -> StreamWindows:
+    """What `group_by_dynamic` gives."""
+    where = "group_by_dynamic"
+    _check(frame, index, emit, where)
+    if closed not in CLOSED:
+        raise PlanError(f"{where}: closed={closed!r} is not one of {', '.join(CLOSED)}")
+    if label not in ("left", "right"):
+        raise PlanError(
+            f"{where}: label={label!r} is not left or right"
+            + ("; a window is named by itself, not by a row that may come late" if label == "datapoint" else "")
+        )
+    dtype = frame.schema[index]
+    step = interval(every, dtype, f"{where}: every")
+    length = step if period is None else interval(period, dtype, f"{where}: period")
+    windows = Windows(dtype, step, length, _offset(offset, dtype, where), closed)  # type: ignore[arg-type]
+    return _windows(frame, index, windows, group_by, emit, label_right=label == "right", boundaries=boundaries)
+
+
+def cumulate(
+    frame: StreamFrame, index: str, step: Any, every: Any, offset: Any, group_by: Any, emit: str
+) -> StreamWindows:
+    """What `group_by_cumulate` gives."""
+    where = "group_by_cumulate"
+    _check(frame, index, emit, where)
+    dtype = frame.schema[index]
+    small, large = interval(step, dtype, f"{where}: step"), interval(every, dtype, f"{where}: every")
+    if not (small.fixed and large.fixed) or large.most % small.most:
+        raise PlanError(f"{where}: every={every!r} must be a whole number of steps of {step!r}, both of a fixed length")
+    windows = Windows(dtype, small, large, _offset(offset, dtype, where), "left", cumulate=True)
+    return _windows(frame, index, windows, group_by, emit, label_right=True, boundaries=True)
+
+
+def _windows(
+    frame: StreamFrame,
+    index: str,
+    windows: Windows,
+    group_by: Any,
+    emit: str,
+    *,
+    label_right: bool,
+    boundaries: bool,
+) -> StreamWindows:
+    by = [] if group_by is None else as_expressions([group_by], {})
+    return StreamWindows(
+        frame, index, windows, by, label_right=label_right, boundaries=boundaries, update=emit == "update"
+    )
+
+
+def _check(frame: StreamFrame, index: str, emit: str, where: str) -> None:
+    if index not in frame.schema:
+        raise unknown_column(index, "the frame", frame.columns)
+    check_time(index, frame.schema[index], where)
+    if emit not in ("final", "update"):
+        raise PlanError(f"{where}: emit={emit!r} is not final or update")
+    time = frame._node.time
+    if time is None or time.column != index:
+        has = "" if time is None else f" (it has one on {time.column!r})"
+        raise PlanError(
+            f"{where}: the frame has no watermark on {index!r}{has}, so nothing says when a window is complete; call "
+            f"frame.with_watermark({index!r}, '10s') first, or for running aggregates "
+            f"frame.group_by(pl.col({index!r}).dt.truncate(...))"
+        )
+    if not isinstance(frame._node.kind, Append):
+        raise PlanError(
+            f"{where}: windows close for good, and this stream {frame._node.kind}; put the window before the "
+            f"aggregate, or group by the time: frame.group_by(pl.col({index!r}).dt.truncate(...))"
+        )
+
+
+def _offset(offset: Any, dtype: pl.DataType, where: str) -> str | None:
+    if offset is None:
+        return None
+    text = str(offset) if isinstance(offset, str | int) else interval(offset, dtype, where, positive=False).text
+    sign = "-" if text.startswith("-") else ""
+    made = interval(text.removeprefix("-"), dtype, f"{where}: offset", positive=False)
+    return None if made.most == 0 else sign + made.text

@@ -1,0 +1,258 @@
+"""Windows: a function of the row's time alone, closed by the watermark, however the stream is cut."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+import arrowstream as ars
+from arrowstream.check import run_pieces
+from arrowstream.connectors.changes import Append, Upsert
+from arrowstream.frame import StreamFrame
+
+DAY = dt.datetime(2026, 1, 1)
+SCHEMA: Any = {"t": pl.Datetime("us"), "k": pl.Int64, "v": pl.Int64}
+
+
+def at(second: float) -> dt.datetime:
+    return DAY + dt.timedelta(seconds=second)
+
+
+def frame(rows: list[tuple[int, int | None]]) -> pl.DataFrame:
+    """Rows of (second, key); `v` is the number of the row."""
+    return pl.DataFrame([(at(s), k, n) for n, (s, k) in enumerate(rows)], schema=SCHEMA, orient="row")
+
+
+def stream(delay: str = "0s", **options: Any) -> StreamFrame:
+    return ars.StreamingContext().read.memory(SCHEMA, name="s").with_watermark("t", delay, **options)
+
+
+def cut(rows: pl.DataFrame, cuts: list[float]) -> list[dict[str, pl.DataFrame]]:
+    edges = [0, *sorted(int(c * rows.height) for c in cuts), rows.height]
+    return [{"s": rows[a:b]} for a, b in itertools.pairwise(edges)]
+
+
+def in_time(rows: pl.DataFrame, letters: list[pa.Table]) -> pl.DataFrame:
+    """The rows that were not late; `v` names a row."""
+    raw = [value.decode() for table in letters for value in table["raw"].to_pylist()]
+    late = [pl.Series([one]).str.json_decode(pl.Struct({"v": pl.Int64})).struct.field("v")[0] for one in raw]
+    return rows.filter(~pl.col("v").is_in(late))
+
+
+def exploded(
+    rows: pl.DataFrame, every: int, period: int, offset: int, closed: str, aggs: list[pl.Expr], *, right: bool
+) -> pl.DataFrame:
+    """The windows in one shot: each row in every window that contains it."""
+    low: dict[str, Callable[[float, float], bool]] = {
+        "left": lambda t, s: s <= t < s + period,
+        "right": lambda t, s: s < t <= s + period,
+        "both": lambda t, s: s <= t <= s + period,
+        "none": lambda t, s: s < t < s + period,
+    }
+    made = []
+    for t, k, v in rows.iter_rows():
+        second = (t - DAY).total_seconds()
+        first = math.floor((second - period - offset) / every)
+        for number in range(first, first + period // every + 4):
+            start = number * every + offset
+            if low[closed](second, start):
+                made.append((k, at(start + (period if right else 0)), v))
+    found = pl.DataFrame(made, schema={"k": pl.Int64, "t": pl.Datetime("us"), "v": pl.Int64}, orient="row")
+    return found.group_by("k", "t").agg(aggs)
+
+
+rows_of = st.lists(st.tuples(st.integers(0, 40), st.sampled_from([None, 1, 2])), max_size=20)
+cuts_of = st.lists(st.floats(0, 1), max_size=5)
+AGGS = [pl.col("v").sum().alias("sum"), pl.len().cast(pl.Int64).alias("n"), pl.col("v").max().alias("max")]
+DISTINCT = [(pl.col("v") % 3).n_unique().cast(pl.Int64).alias("kinds"), pl.len().cast(pl.Int64).alias("n")]
+WHOLE = [pl.col("v").median().alias("mid"), pl.col("v").sort().last().alias("top")]
+
+
+@given(
+    rows=rows_of,
+    cuts=cuts_of,
+    shape=st.sampled_from([(10, 10), (5, 10), (4, 6), (3, 9), (10, 4)]),
+    offset=st.sampled_from([0, 3]),
+    closed=st.sampled_from(["left", "right", "both", "none"]),
+    label=st.sampled_from(["left", "right"]),
+    delay=st.sampled_from(["0s", "4s", "60s"]),
+    emit=st.sampled_from(["final", "update"]),
+    aggs=st.sampled_from([AGGS, DISTINCT, WHOLE]),
+)
+@settings(max_examples=120)
+def test_windows_are_those_of_the_rows_in_time(
+    rows: Any, cuts: Any, shape: Any, offset: int, closed: str, label: str, delay: str, emit: str, aggs: Any
+) -> None:
+    every, period = shape
+    windows = stream(delay).group_by_dynamic(
+        "t", every=f"{every}s", period=f"{period}s", offset=f"{offset}s", closed=closed, label=label, group_by="k",
+        emit=emit,
+    ).agg(aggs)  # fmt: skip
+    assert isinstance(windows.kind, Append if emit == "final" else Upsert)
+    data = frame(rows)
+    letters: list[pa.Table] = []
+    found = run_pieces(windows._node, cut(data, cuts), letters=letters)
+    wanted = exploded(in_time(data, letters), every, period, offset, closed, aggs, right=label == "right")
+    assert found.schema == windows.schema
+    assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
+
+
+@given(rows=rows_of, cuts=cuts_of, aggs=st.sampled_from([AGGS, DISTINCT, WHOLE]))
+@settings(max_examples=40)
+def test_late_rows_correct_windows_as_long_as_it_is_allowed(rows: Any, cuts: Any, aggs: Any) -> None:
+    frame_ = stream("0s", allowed_lateness="10s")
+    windows = frame_.group_by_dynamic("t", every="5s", group_by="k").agg(aggs)
+    assert isinstance(windows.kind, Upsert)
+    data = frame(rows)
+    letters: list[pa.Table] = []
+    found = run_pieces(windows._node, cut(data, cuts), letters=letters)
+    wanted = exploded(in_time(data, letters), 5, 5, 0, "left", aggs, right=False)
+    assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
+
+
+@given(rows=rows_of, cuts=cuts_of)
+@settings(max_examples=40)
+def test_windows_of_windows_close_in_the_same_batch(rows: Any, cuts: Any) -> None:
+    small = stream("2s").group_by_dynamic("t", every="5s", group_by="k").agg(n=pl.len().cast(pl.Int64))
+    large = small.group_by_dynamic("t", every="20s").agg(pl.col("n").sum(), most=pl.col("n").max())
+    data = frame(rows)
+    letters: list[pa.Table] = []
+    found = run_pieces(large._node, cut(data, cuts), letters=letters)
+    lazy = in_time(data, letters).sort("t").lazy()
+    wanted = (
+        lazy.group_by(pl.col("t").dt.truncate("5s"), "k")
+        .agg(n=pl.len().cast(pl.Int64))
+        .group_by(pl.col("t").dt.truncate("20s"))
+        .agg(pl.col("n").sum(), most=pl.col("n").max())
+        .collect()
+    )
+    assert_frame_equal(found, wanted, check_row_order=False)
+
+
+@given(rows=rows_of, cuts=cuts_of)
+@settings(max_examples=30)
+def test_cumulating_windows_grow_step_by_step(rows: Any, cuts: Any) -> None:
+    windows = stream("3s").group_by_cumulate("t", step="5s", every="15s").agg(pl.col("v").sum())
+    data = frame(rows)
+    letters: list[pa.Table] = []
+    found = run_pieces(windows._node, cut(data, cuts), letters=letters)
+    made: dict[tuple[int, int], int] = {}
+    for t, _, v in in_time(data, letters).iter_rows():
+        second = int((t - DAY).total_seconds())
+        base = second // 15 * 15
+        for end in (base + 5, base + 10, base + 15):
+            if second < end:
+                made[base, end] = made.get((base, end), 0) + v
+    assert sorted(found.select("_lower_boundary", "_upper_boundary", "v").rows()) == sorted(
+        (at(base), at(end), total) for (base, end), total in made.items()
+    )
+
+
+@pytest.mark.parametrize("every", ["1d", "1w", "1mo", "1q", "1y"])
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin", "Asia/Tokyo"])
+def test_calendar_windows_are_those_of_polars_also_across_summer_time(every: str, zone: str | None) -> None:
+    begin = dt.datetime(2025, 3, 28, 20)
+    times = pl.datetime_range(begin, begin + dt.timedelta(days=240), "5h", time_zone="UTC", eager=True)
+    column = times.dt.convert_time_zone(zone) if zone else times.dt.replace_time_zone(None)
+    data = pl.DataFrame({"t": column, "v": pl.int_range(times.len(), eager=True)})
+    source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "1h")
+    windows = source.group_by_dynamic("t", every=every, include_boundaries=True).agg(pl.col("v").sum(), n=pl.len())
+    wanted = data.group_by_dynamic("t", every=every, include_boundaries=True).agg(
+        pl.col("v").sum(), n=pl.len().cast(pl.Int64)
+    )
+    for count in (1, 7):
+        size = -(-data.height // count)
+        pieces = [{"s": data[number : number + size]} for number in range(0, data.height, size)]
+        letters: list[pa.Table] = []
+        assert_frame_equal(run_pieces(windows._node, pieces, letters=letters).sort("t"), wanted)
+        assert not letters
+
+
+def test_hours_begin_where_the_clock_on_the_wall_says_so() -> None:
+    """Polars counts on from the first window and is an hour off after the change; these are `dt.truncate`."""
+    times = pl.datetime_range(dt.datetime(2025, 3, 29), dt.datetime(2025, 4, 1), "1h", time_zone="UTC", eager=True)
+    data = pl.DataFrame({"t": times.dt.convert_time_zone("Europe/Berlin")})
+    source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "1h")
+    found = run_pieces(source.group_by_dynamic("t", every="6h").len()._node, [{"s": data[:30]}, {"s": data[30:]}])
+    wanted = data.group_by(pl.col("t").dt.truncate("6h")).agg(pl.len().cast(pl.Int64))
+    assert_frame_equal(found, wanted, check_row_order=False)
+    assert set(found["t"].dt.hour()) == {0, 6, 12, 18}
+
+
+def test_whole_numbers_can_be_a_time_too() -> None:
+    source = ars.StreamingContext().read.memory({"i": pl.Int64, "v": pl.Int64}, name="s").with_watermark("i", 2)
+    windows = source.group_by_dynamic("i", every="10i").agg(pl.col("v").sum())
+    data = pl.DataFrame({"i": [1, 5, 12, 9, 30, 8], "v": [1, 2, 4, 8, 16, 32]})
+    letters: list[pa.Table] = []
+    found = run_pieces(windows._node, [{"s": data[:4]}, {"s": data[4:5]}, {"s": data[5:]}], letters=letters)
+    assert found.sort("i").rows() == [(0, 11), (10, 4), (30, 16)]
+    assert letters[0]["reason"].to_pylist() == [
+        "late: its window had closed, time 8, watermark 28, window from 0, to 10"
+    ]
+
+
+def test_a_window_closes_in_the_batch_that_passes_its_end_and_names_what_came_too_late() -> None:
+    ctx = ars.StreamingContext(batch_interval="10ms")
+    rows = ctx.read.memory(SCHEMA, name="s")
+    windows = rows.with_watermark("t", "5s").group_by_dynamic("t", every="10s").agg(pl.len())
+    windows.write.memory("counts")
+    with ctx:
+        ctx.start()
+        for second, seen in ((1, 0), (14, 0), (9, 0), (15, 1), (9, 1)):
+            rows.source.send(frame([(second, 1)]))
+            ctx.process_all_available()
+            assert ctx.sql("SELECT * FROM counts").pl().height == seen
+        assert ctx.sql("SELECT * FROM counts").fetchall() == [(DAY, 2)]
+        (letter,) = ctx.dead_letters.pl().to_dicts()
+        assert letter["operator"].startswith("Window of 10s")
+        assert letter["source"] == "s"
+        times = {name: letter[name].replace(tzinfo=None) for name in ("event_time", "watermark")}
+        assert times == {"event_time": at(9), "watermark": at(10)}
+        assert (letter["window_start"].replace(tzinfo=None), letter["window_end"].replace(tzinfo=None)) == (DAY, at(10))
+        assert ctx.progress.last is not None
+        assert ctx.progress.last.fates == {"late": 1}
+        assert ctx.progress.last.watermark == at(10).replace(tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}])
+def test_the_end_of_the_input_closes_what_is_open(options: Any, tmp_path: Any) -> None:
+    data = frame([(second, second % 3) for second in range(100)])
+    for number in range(4):
+        data[number * 25 : number * 25 + 25].write_parquet(tmp_path / f"{number}.parquet")
+    ctx = ars.StreamingContext(batch_interval="10ms", **options)
+    rows = ctx.read.parquet(str(tmp_path), max_rows_per_batch=25)
+    rows.with_watermark("t", "3s").group_by_dynamic("t", every="10s", group_by="k").agg(pl.col("v").sum()).write.memory(
+        "sums"
+    )
+    ctx.run()
+    wanted = data.group_by(pl.col("t").dt.truncate("10s"), "k").agg(pl.col("v").sum()).select("k", "t", "v")
+    assert_frame_equal(ctx.sql("SELECT * FROM sums").pl(), wanted, check_row_order=False)
+
+
+def test_what_windows_need_is_said_with_the_cure() -> None:
+    plain = ars.StreamingContext().read.memory(SCHEMA, name="s")
+    with pytest.raises(ars.ArrowStreamError, match="with_watermark"):
+        plain.group_by_dynamic("t", every="10s")
+    timed = plain.with_watermark("t", "1s")
+    with pytest.raises(ars.ArrowStreamError, match="column 'x' is not in"):
+        timed.group_by_dynamic("x", every="10s")
+    with pytest.raises(ars.ArrowStreamError, match="is no interval"):
+        timed.group_by_dynamic("t", every="ten")
+    with pytest.raises(ars.ArrowStreamError, match="above zero"):
+        timed.group_by_dynamic("t", every="0s")
+    with pytest.raises(ars.ArrowStreamError, match="named by itself"):
+        timed.group_by_dynamic("t", every="10s", label="datapoint")
+    with pytest.raises(ars.ArrowStreamError, match="update"):
+        timed.group_by_dynamic("t", every="10s", emit="never")
+    with pytest.raises(ars.ArrowStreamError, match="call it before"):
+        timed.group_by_dynamic("t", every="10s").agg(pl.len()).with_watermark("t", "1s")

@@ -88,11 +88,17 @@ class StreamFrame:
     # --- row-local calls
 
     def select(self, *exprs: IntoExpr | Iterable[IntoExpr], **named_exprs: IntoExpr) -> StreamFrame:
-        """Choose and compute columns, row by row."""
+        """Choose and compute columns, row by row or over groups: `pl.col("x").rank().over("k")` keeps the rows of each
+        group, and takes those back that change."""
+        if over := self._over("select", exprs, named_exprs):
+            return over
         return self._rows("select", *exprs, **named_exprs)
 
     def with_columns(self, *exprs: IntoExpr | Iterable[IntoExpr], **named_exprs: IntoExpr) -> StreamFrame:
-        """Add or replace columns, row by row."""
+        """Add or replace columns, row by row or over groups: `pl.col("x").sum().over("k")` keeps the rows of each
+        group, and takes those back that change."""
+        if over := self._over("with_columns", exprs, named_exprs):
+            return over
         return self._rows("with_columns", *exprs, **named_exprs)
 
     def filter(self, *predicates: Any, **constraints: Any) -> StreamFrame:
@@ -357,6 +363,37 @@ class StreamFrame:
 
         return StreamGroupBy(self, (), {}).agg(*aggs, **named_aggs)
 
+    def unique(self, subset: Any = None, *, keep: str = "any", within: Any = None) -> StreamFrame:
+        """Each row once, by the columns of `subset` (all, if left out).
+
+        `keep="first"` (or "any") lets the first to come through and remembers the keys; "last" updates the row of its
+        key; "none" takes rows back that turn out not to be alone. With `within="10m"` only rows less than that apart in
+        event time are duplicates, and what was let through is forgotten as the watermark passes. Raises `PlanError`.
+        """
+        from arrowstream.ranked import unique
+
+        return self._with(unique(self._node, subset, keep, within))
+
+    def top_k(
+        self, k: int, *, by: Any, group_by: Any = None, reverse: bool | Sequence[bool] = False, rank: str | None = None
+    ) -> StreamFrame:
+        """The `k` largest rows by the columns `by`, of each group of `group_by` if given.
+
+        Of equal rows those that came first are chosen; nulls come last. `reverse` turns the order of all or each of
+        `by`. `rank` names a column that says which place a row has, from 1. Rows that drop out are taken back.
+        """
+        from arrowstream.ranked import top_k
+
+        return self._with(top_k(self._node, k, by, group_by, reverse, rank, "top_k"))
+
+    def bottom_k(
+        self, k: int, *, by: Any, group_by: Any = None, reverse: bool | Sequence[bool] = False, rank: str | None = None
+    ) -> StreamFrame:
+        """The `k` smallest rows: see `top_k`."""
+        from arrowstream.ranked import top_k
+
+        return self._with(top_k(self._node, k, by, group_by, reverse, rank, "bottom_k"))
+
     @property
     def write(self) -> WriteTo:
         """Outputs: `frame.write.parquet(...)`, `.duckdb(...)`, `.console()`, `.memory(...)`, `.foreach_batch(...)`."""
@@ -394,6 +431,19 @@ class StreamFrame:
             except ArrowStreamError as error:
                 raise CallRefusedError(str(error)) from error
         raise AttributeError(f"a StreamFrame has no {name!r}")
+
+    def _over(self, method: str, exprs: Sequence[Any], named: Mapping[str, Any]) -> StreamFrame | None:
+        """The frame where an expression is over groups; None where all are row-local."""
+        from arrowstream.plan.expressions import as_expressions
+        from arrowstream.plan.recompute import has_over
+
+        args, kwargs = settle(tuple(exprs), dict(named))
+        given = [each for each in (*args, *kwargs.values()) if isinstance(each, pl.Expr | list | tuple)]
+        if not given or not has_over(as_expressions(given, {})):
+            return None
+        from arrowstream.ranked import over
+
+        return self._with(over(self._node, method, as_expressions(args, kwargs)))
 
     def _rows(self, method: str, *args: Any, **kwargs: Any) -> StreamFrame:
         args, kwargs = settle(args, kwargs)

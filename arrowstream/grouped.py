@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from arrowstream.connectors.changes import Append, Upsert
+from arrowstream.connectors.changes import Append, Retract, Upsert
 from arrowstream.errors import PlanError
-from arrowstream.plan.aggregates import decompose
+from arrowstream.plan.aggregates import NotDecomposable, decompose
 from arrowstream.plan.expressions import as_expressions, expand, expand_grouped
 from arrowstream.plan.nodes import Aggregate
+from arrowstream.plan.recompute import MapGroups, Recompute
 from arrowstream.plan.rowlocal import check_row_local
+from arrowstream.ranked import recomputed
 
 if TYPE_CHECKING:
     from polars._typing import IntoExpr
@@ -33,17 +35,21 @@ class StreamGroupBy:
         """Running aggregates, one row per group, updated as rows come.
 
         Expressions of `sum, count, len, mean, min, max, var, std, first, last, any, all, product, n_unique,
-        implode`, with `filter` inside and any arithmetic over them. The cost of a batch follows the groups it
-        touches. Raises `PlanError` for what cannot be kept up to date so.
+        implode`, with `filter` inside and any arithmetic over them, are kept as a few running values a group. For all
+        others (a median, `sort_by`, your own function) the rows of each group are kept, and the groups that a batch
+        touches are computed anew; `explain()` says which it is. Raises `PlanError` for what Polars refuses.
         """
         node, schema = self._frame._node, self._frame.schema
         by, outputs = expand_grouped(schema, self._by, as_expressions(aggs, named_aggs))
         if not outputs and not by:
             raise PlanError("agg() of nothing: give at least one aggregate, as in agg(pl.len())")
         weighted = not isinstance(node.kind, Append)
-        plan = decompose(by, outputs, schema, weighted=weighted)
         keys = tuple(name for name, _ in by)
         described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
+        try:
+            plan = decompose(by, outputs, schema, weighted=weighted)
+        except NotDecomposable:
+            return self._frame._with(recomputed(node, by, outputs, described))
         return self._frame._with(
             Aggregate(
                 schema=plan.output,
@@ -52,6 +58,30 @@ class StreamGroupBy:
                 keys=keys,
                 description=described if len(described) <= 120 else described[:119] + "…",
                 decomposition=plan,
+            )
+        )
+
+    def map_groups(self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Any) -> StreamFrame:
+        """Your own function of all rows of a group, as a DataFrame in order of arrival, to a DataFrame of `schema`.
+
+        It is called for each group that a batch touches, with the rows that were there before and with those that
+        are there now; what it gave before is taken back. Raises `PlanError`.
+        """
+        node = self._frame._node
+        by, _ = expand_grouped(node.schema, self._by, [])
+        names = tuple(name for name, _ in by)
+        if not names or any(name not in node.schema or not expr.meta.is_column() for name, expr in by):
+            raise PlanError("map_groups: group by columns of the frame; make one first by with_columns(key=...)")
+        output = pl.Schema(schema)
+        return self._frame._with(
+            Recompute(
+                schema=output,
+                kind=Retract(),
+                input=node,
+                keys=names,
+                columns=tuple(node.schema),
+                whole=MapGroups(names, function, output),
+                description=f"map_groups {getattr(function, '__name__', type(function).__name__)}",
             )
         )
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
+from arrowstream.operators.distinct import DistinctFirst, DistinctLast, DistinctPartial, DistinctWithin
 from arrowstream.operators.exchange import RowsPartial
 from arrowstream.operators.join import BoundedJoin, Pairing, UnboundedJoin
 from arrowstream.operators.late import LateJudge
@@ -26,13 +27,17 @@ from arrowstream.operators.program import (
     Work,
     Write,
 )
+from arrowstream.operators.recompute import RecomputeGroups
 from arrowstream.operators.rows import MapBatchesOperator, RowsOperator, SqlOperator, UnionOperator
 from arrowstream.operators.tablejoin import TableJoinOperator
+from arrowstream.operators.topk import TopOne, TopPartial, TopRows
 from arrowstream.operators.window import JudgedPartial, WindowJudge, WindowMerge, WindowRows, WindowRowsPartial
 from arrowstream.plan.eventtime import EventTime
 from arrowstream.plan.joins import Join
 from arrowstream.plan.kinds import needs_removed
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union, Watermark
+from arrowstream.plan.ranks import Distinct, TopK
+from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
 from arrowstream.plan.windows import WindowAggregate
@@ -158,6 +163,37 @@ def _(node: WindowAggregate, to: _Builder) -> int:
     before = to.add(Partial(JudgedPartial(judge, inner), node.keys), *_inputs(node, to))
     to.ordered = to.ordered or node.decomposition.ordered
     return to.merge(partial(WindowMerge, node, mark), (before,), node)
+
+
+@_compile.register
+def _(node: Recompute, to: _Builder) -> int:
+    weighted = not isinstance(node.input.kind, Append)
+    before = to.add(Partial(RowsPartial(node.columns, weighted), node.keys), *_inputs(node, to))
+    to.ordered = True
+    time = to.time(node.input) if node.timed else None
+    return to.merge(partial(RecomputeGroups, node, weighted, time), (before,), node)
+
+
+@_compile.register
+def _(node: TopK, to: _Builder) -> int:
+    before = to.add(Partial(TopPartial(node.best()), node.keys), *_inputs(node, to))
+    to.ordered = True
+    if node.k == 1 and node.keys:
+        return to.merge(partial(TopOne, node, needs_removed(to.readers, node)), (before,), node)
+    return to.merge(partial(TopRows, node), (before,), node)
+
+
+@_compile.register
+def _(node: Distinct, to: _Builder) -> int:
+    judge = None if node.within is None else to.judge(node.input, node)
+    before = to.add(Partial(DistinctPartial(node, judge), node.subset), *_inputs(node, to))
+    to.ordered = True
+    if node.within is not None:
+        mark, _ = to.time(node.input)
+        return to.merge(partial(DistinctWithin, node, mark), (before,), node)
+    if node.keep == "last":
+        return to.merge(partial(DistinctLast, node, needs_removed(to.readers, node)), (before,), node)
+    return to.merge(partial(DistinctFirst, node), (before,), node)
 
 
 @_compile.register

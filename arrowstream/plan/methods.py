@@ -176,12 +176,11 @@ _JOIN = NotYet(
 _NO_END = Refused("a stream has no end at which to collect it", "preview(...), or bind it to a sink by .write")
 _SINK = Refused("sinks of a stream commit batch by batch", ".write.parquet(...), .write.duckdb(...) and the like")
 _LOCAL = Refused("a stream frame is a plan already and has nothing of its own to copy", "the frame itself")
-_AT_ONCE = Refused("it needs all the rows at once", "an output, asked by SQL: ctx.sql('SELECT median(x) FROM rows')")
 _AGG = Node("frame.agg(...), such as frame.agg(pl.all().sum())")
 
 METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
     {
-        "bottom_k": _SORTED,
+        "bottom_k": Node("frame.bottom_k(k, by=...)"),
         "cache": _LOCAL,
         "cast": Rows(_cast),
         "clear": _LOCAL,
@@ -223,7 +222,7 @@ METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
         "match_to_schema": Rows(_match),
         "max": _AGG,
         "mean": _AGG,
-        "median": _AT_ONCE,
+        "median": _AGG,
         "merge_sorted": Refused("streams are not sorted", "arrowstream.concat([...]) of the two frames"),
         "min": _AGG,
         "null_count": _AGG,
@@ -233,7 +232,7 @@ METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
             "it is an aggregate",
             "group_by(...).agg(...) with one pl.col(...).filter(...) aggregate for each new column",
         ),
-        "quantile": _AT_ONCE,
+        "quantile": _AGG,
         "remote": _NO_END,
         "remove": Rows(_predicates),
         "rename": Rows(_plain),
@@ -260,8 +259,8 @@ METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
         "std": _AGG,
         "sum": _AGG,
         "tail": _ORDER,
-        "top_k": _SORTED,
-        "unique": NotYet("a group per row: group_by(...).agg(...)"),
+        "top_k": Node("frame.top_k(k, by=...)"),
+        "unique": Node("frame.unique(subset, keep=...)"),
         "unnest": Rows(_plain),
         "unpivot": Rows(_plain),
         "update": _JOIN,

@@ -1,0 +1,157 @@
+"""Each row once: what was seen is remembered by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from arrowstream.operators.changes import Changes
+from arrowstream.operators.exchange import ROWS_FRAME, gathered
+from arrowstream.operators.late import LateJudge
+from arrowstream.operators.moment import Mark, Moment
+from arrowstream.operators.program import Frames, Parts
+from arrowstream.plan.eventtime import FOREVER, ticks
+from arrowstream.plan.ranks import Distinct
+from arrowstream.state.protocol import StateTable
+from arrowstream.state.rows import RowTable
+from arrowstream.state.table import KeyedTable
+
+_TICKS = "__ticks"
+_PLACE = "__place"
+_KEPT = "__kept"
+
+
+class DistinctPartial:
+    """Of a task's rows that are equal, one goes on; all of them where distances in time count."""
+
+    def __init__(self, node: Distinct, judge: LateJudge | None) -> None:
+        self._subset, self._keep, self._judge = list(node.subset), node.keep, judge
+        self._within = node.within
+
+    @property
+    def frames(self) -> Sequence[str]:
+        return (ROWS_FRAME,)
+
+    def partial(self, changes: Changes, moment: Moment) -> Frames:
+        if self._within is not None:
+            rows = changes.added.collect()
+            return {ROWS_FRAME: rows if self._judge is None else self._judge.in_time(rows, moment)}
+        return {ROWS_FRAME: _once(changes.added, self._subset, self._keep).collect()}
+
+
+def _once(rows: pl.LazyFrame, subset: Sequence[str], keep: str) -> pl.LazyFrame:
+    return rows.unique(list(subset), keep="last" if keep == "last" else "first", maintain_order=True)
+
+
+class DistinctFirst:
+    """The first row of each key: only the keys are remembered."""
+
+    def __init__(self, node: Distinct) -> None:
+        self._subset = list(node.subset)
+        self._output = node.schema
+        self._seen = KeyedTable(pl.Schema({name: node.input.schema[name] for name in node.subset}), pl.Schema({}))
+
+    @property
+    def tables(self) -> Mapping[str, StateTable]:
+        return {"seen": self._seen}
+
+    def nothing(self) -> Changes:
+        return Changes(self._output.to_frame().lazy())
+
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        frames = [frame for frame in inputs[0][ROWS_FRAME] if frame.height]
+        if not frames:
+            return self.nothing()
+        new = frames[0] if len(frames) == 1 else _once(pl.concat(frames).lazy(), self._subset, "first").collect()
+        slots = self._seen.upsert(new.select(self._subset))
+        return Changes(new.filter(pl.Series(slots.fresh)).lazy())
+
+
+class DistinctLast:
+    """The last row of each key, replaced as another comes."""
+
+    def __init__(self, node: Distinct, emit_removed: bool) -> None:
+        schema = node.input.schema
+        self._subset, self._names, self._emit_removed = list(node.subset), schema.names(), emit_removed
+        self._values = [name for name in schema if name not in node.subset]
+        self._table = KeyedTable(
+            pl.Schema({name: schema[name] for name in self._subset}),
+            pl.Schema({name: schema[name] for name in self._values}),
+        )
+        self._output = node.schema
+
+    @property
+    def tables(self) -> Mapping[str, StateTable]:
+        return {"last": self._table}
+
+    def nothing(self) -> Changes:
+        empty = self._output.to_frame().lazy()
+        return Changes(empty, empty if self._emit_removed else None)
+
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        frames = [frame for frame in inputs[0][ROWS_FRAME] if frame.height]
+        if not frames:
+            return self.nothing()
+        new = frames[0] if len(frames) == 1 else _once(pl.concat(frames).lazy(), self._subset, "last").collect()
+        slots = self._table.upsert(new.select(self._subset))
+        removed = None
+        if self._emit_removed:
+            old = pl.concat([new.select(self._subset), self._table.gather(slots.slots)], how="horizontal")
+            removed = old.filter(~pl.Series(slots.fresh)).select(self._names).lazy()
+        self._table.put(slots.slots, new.select(self._values))
+        return Changes(new.select(self._names).lazy(), removed)
+
+
+class DistinctWithin:
+    """The first row of each key, and again one that is far enough in time from all that were let through.
+
+    Rows are looked at in order of arrival; a round lets the first of each key through and drops what is near it, so
+    there are as many rounds as one key has rows let through in a batch.
+    """
+
+    def __init__(self, node: Distinct, mark: Mark) -> None:
+        assert node.within is not None
+        assert node.input.time is not None
+        schema = node.input.schema
+        self._subset, self._within, self._mark = list(node.subset), node.within, mark
+        self._time, self._dtype = node.input.time.column, schema[node.input.time.column]
+        self._kept = RowTable(pl.Schema({**{name: schema[name] for name in node.subset}, _TICKS: pl.Int64()}))
+        self._output = node.schema
+
+    @property
+    def tables(self) -> Mapping[str, StateTable]:
+        return {"kept": self._kept}
+
+    def nothing(self) -> Changes:
+        return Changes(self._output.to_frame().lazy())
+
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        new = gathered(inputs[0], ROWS_FRAME)
+        given = self._let_through(new) if new.height else new
+        limit = moment.forgotten(self._mark)
+        if limit > moment.late_before(self._mark):
+            self._kept.keep(pl.lit(False) if limit == FOREVER else pl.col(_TICKS) + self._within > limit)
+        return Changes(given.lazy())
+
+    def _let_through(self, new: pl.DataFrame) -> pl.DataFrame:
+        left = new.select(*self._subset, ticks(pl.col(self._time), self._dtype).alias(_TICKS)).with_row_index(_PLACE)
+        left = self._far(left, self._kept.frame.select(*self._subset, _TICKS))
+        places = []
+        while left.height:
+            first = left.unique(self._subset, keep="first", maintain_order=True)
+            places.append(first[_PLACE])
+            kept = first.select(*self._subset, _TICKS)
+            self._kept.append(kept)
+            left = self._far(left, kept)
+        if not places:
+            return new.clear()
+        return new[pl.concat(places).sort()]
+
+    def _far(self, rows: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+        """The rows that are far enough from each of the kept ones of their key."""
+        if not kept.height:
+            return rows
+        pairs = rows.lazy().join(kept.lazy().rename({_TICKS: _KEPT}), on=self._subset, nulls_equal=True)
+        near = pairs.filter((pl.col(_TICKS) - pl.col(_KEPT)).abs() < self._within).select(_PLACE)
+        return rows.lazy().join(near, on=_PLACE, how="anti", maintain_order="left").collect()

@@ -1,0 +1,93 @@
+"""The best rows of each group, and each row once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from arrowstream.plan.nodes import Node
+
+ORDER: Final = "__arrival"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TopK(Node):
+    """The first `k` rows of each group in the order of `by`; of equal ones those that came first.
+
+    `descending` has a sign for each of `by`. `rank` names a column with 1 for the best.
+    """
+
+    input: Node
+    k: int
+    by: tuple[str, ...]
+    descending: tuple[bool, ...]
+    keys: tuple[str, ...]
+    rank: str | None
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        order = ", ".join(
+            f"{name} {'down' if down else 'up'}" for name, down in zip(self.by, self.descending, strict=True)
+        )
+        by = f" of each {', '.join(self.keys)}" if self.keys else ""
+        return f"TopK {self.k} by {order}{by}"
+
+    def best(self) -> Best:
+        """The call itself."""
+        return Best(self.k, self.by, self.descending, self.keys, self.rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best rows of groups whose rows stand in order of arrival."""
+
+    k: int
+    by: tuple[str, ...]
+    descending: tuple[bool, ...]
+    keys: tuple[str, ...]
+    rank: str | None
+
+    def __call__(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        best = self.chosen(rows)
+        if self.rank is None:
+            return best
+        place = pl.int_range(1, pl.len() + 1, dtype=pl.Int64)
+        return best.with_columns((place.over(self.keys) if self.keys else place).alias(self.rank))
+
+    def chosen(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """Best first."""
+        ordered = rows
+        if self.by:
+            ordered = rows.sort(self.by, descending=list(self.descending), nulls_last=True, maintain_order=True)
+        if not self.keys:
+            return ordered.head(self.k)
+        names = rows.collect_schema().names()
+        return ordered.group_by(self.keys, maintain_order=True).head(self.k).select(names)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Distinct(Node):
+    """One row of those that are equal in `subset`: the first, or the last to come.
+
+    With `within` (ticks), a row that is less than that away in event time from one that was let through is dropped,
+    and what was let through is forgotten as the watermark passes.
+    """
+
+    input: Node
+    subset: tuple[str, ...]
+    keep: str
+    within: int | None
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return f"Unique {', '.join(self.subset)}, {self.keep} kept"

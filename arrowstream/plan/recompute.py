@@ -1,0 +1,150 @@
+"""Groups that are computed anew from their rows: right for whatever one shot over a group's rows can say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import polars as pl
+
+from arrowstream.errors import PlanError
+from arrowstream.plan.expressions import Call, Column, build, columns, expand, parse, walk
+from arrowstream.plan.expressions import Node as Tree
+from arrowstream.plan.nodes import Node
+from arrowstream.plan.rowlocal import check_row_local
+
+Whole: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
+"""From all rows of some groups, in order of arrival, to what these groups give."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recompute(Node):
+    """Keeps the rows of each group (`columns` of them). The groups that a batch touches are computed as they were and
+    as they are, and the difference goes on. Without `keys` there is one group, and it gives rows even of nothing where
+    `whole` does.
+    """
+
+    input: Node
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    whole: Whole
+    description: str
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        by = f" by {', '.join(self.keys)}" if self.keys else ""
+        return f"Recompute {self.description}{by}"
+
+    @property
+    def timed(self) -> bool:
+        """Whether the key tells the time of a group, so that the watermark says when nothing more comes for it."""
+        return self.input.time is not None and self.input.time.column in self.keys
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAggs:
+    """`group_by(by).agg(aggs)`, in the types of `output`."""
+
+    by: tuple[pl.Expr, ...]
+    aggs: tuple[pl.Expr, ...]
+    output: pl.Schema
+
+    def __call__(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        found = rows.group_by(self.by, maintain_order=True).agg(self.aggs) if self.by else rows.select(self.aggs)
+        return found.cast(dict(self.output))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A call with expressions of whole groups (`over`), on the rows of whole groups."""
+
+    method: str
+    exprs: tuple[pl.Expr, ...]
+
+    def __call__(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        result: pl.LazyFrame = getattr(rows, self.method)(*self.exprs)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """`unique` over the rows of whole groups."""
+
+    subset: tuple[str, ...]
+    keep: str
+
+    def __call__(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        return rows.unique(list(self.subset), keep=self.keep, maintain_order=True)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class MapGroups:
+    """The user's function of each group's rows."""
+
+    keys: tuple[str, ...]
+    function: Callable[[pl.DataFrame], pl.DataFrame]
+    output: pl.Schema
+
+    def __call__(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        groups = rows.collect().partition_by(self.keys, maintain_order=True)
+        made = [self._one(group) for group in groups if group.height]
+        return (pl.concat(made) if made else self.output.to_frame()).lazy()
+
+    def _one(self, group: pl.DataFrame) -> pl.DataFrame:
+        found = self.function(group)
+        if not isinstance(found, pl.DataFrame):
+            raise PlanError(f"map_groups: the function gave {type(found).__name__}, it must give a DataFrame")
+        if found.schema != self.output:
+            raise PlanError(f"map_groups: the function gave {dict(found.schema)}, the schema is {dict(self.output)}")
+        return found
+
+
+_OVER: Final = "Over"
+
+
+def is_over(tree: Tree) -> bool:
+    """Whether a tree is an expression `.over(...)`."""
+    return isinstance(tree, Call) and tree.op.split(".")[0] == _OVER
+
+
+def has_over(exprs: Sequence[pl.Expr]) -> bool:
+    """Whether any of these has an `.over(...)` in it."""
+    return any(is_over(tree) for expr in exprs for tree in walk(parse(expr)))
+
+
+def over_keys(method: str, exprs: Sequence[pl.Expr], schema: pl.Schema) -> tuple[str, ...]:
+    """The columns that all `.over(...)` of these partition by. Raises `PlanError` where there are not such.
+
+    What stands outside of them must be row-local.
+    """
+    found: dict[tuple[str, ...], None] = {}
+    for name, expr in expand(schema, *exprs):
+        plain = _without_over(parse(expr), found)
+        extended = pl.Schema({**schema, "__over": schema.get(name, pl.Float64())})
+        if "__over" not in columns(plain):
+            check_row_local(method, build(plain), extended)
+    if len(found) > 1:
+        several = " and ".join(f"over({', '.join(keys)})" for keys in found)
+        raise PlanError(f"{method}: {several} in one call; make one call for each, .{method}(...).{method}(...)")
+    (keys,) = found
+    for key in keys:
+        if key not in schema:
+            raise PlanError(f"{method}: over({key!r}) is no column of the frame")
+    return keys
+
+
+def _without_over(tree: Tree, found: dict[tuple[str, ...], None]) -> Tree:
+    if isinstance(tree, Call):
+        if is_over(tree):
+            keys = tree.inputs[1:]
+            if not keys or not all(isinstance(key, Column) for key in keys):
+                raise PlanError("over(...) on a stream partitions by columns; make one first: with_columns(key=...)")
+            found[tuple(key.name for key in keys if isinstance(key, Column))] = None
+            return Column("__over")
+        return Call(tree.op, tree.options, tuple(_without_over(each, found) for each in tree.inputs), tree.inner)
+    return tree

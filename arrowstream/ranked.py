@@ -1,0 +1,193 @@
+"""What `unique`, `top_k`, `over` and aggregates of whole groups mean: checked, and made nodes of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
+from arrowstream.errors import PlanError, unknown_column
+from arrowstream.plan.eventtime import duration_ticks
+from arrowstream.plan.expressions import PANIC, columns, expand, parse, plan_error
+from arrowstream.plan.nodes import Node
+from arrowstream.plan.ranks import Distinct, TopK
+from arrowstream.plan.recompute import GroupAggs, Recompute, Replayed, Unique, over_keys
+from arrowstream.plan.rowlocal import check_row_local
+
+
+def recomputed(
+    node: Node, by: Sequence[tuple[str, pl.Expr]], outputs: Sequence[tuple[str, pl.Expr]], described: str
+) -> Node:
+    """Aggregates that need all rows of a group at once."""
+    schema = node.schema
+    for name, key in by:
+        check_row_local("group_by", key.alias(name), schema)
+    keyed, names = _with_keys(node, by)
+    read = {column for _, expr in outputs for column in columns(parse(expr))}
+    kept = tuple(name for name in keyed.schema if name in names or name in read)
+    by_exprs = tuple(pl.col(column).alias(name) for column, (name, _) in zip(names, by, strict=True))
+    aggs = tuple(expr.alias(name) for name, expr in outputs)
+    try:
+        empty = pl.LazyFrame(schema=keyed.schema)
+        found = empty.group_by(by_exprs).agg(aggs) if by_exprs else empty.select(aggs)
+        output = found.collect_schema()
+        found.collect()
+    except PANIC as error:
+        raise plan_error(error, schema) from error
+    wide = pl.Schema({name: pl.Int64() if _counts(name, dtype, outputs) else dtype for name, dtype in output.items()})
+    keys = tuple(name for name, _ in by)
+    return Recompute(
+        schema=wide,
+        kind=Upsert(keys),
+        time=None,
+        input=keyed,
+        keys=names,
+        columns=kept or (next(iter(keyed.schema)),),
+        whole=GroupAggs(by_exprs, aggs, wide),
+        description=described if len(described) <= 120 else described[:119] + "…",
+    )
+
+
+def _counts(name: str, dtype: pl.DataType, outputs: Sequence[tuple[str, pl.Expr]]) -> bool:
+    """Counts are Int64 on a stream: Polars' UInt32 would wrap."""
+    return dtype == pl.UInt32 and name in dict(outputs)
+
+
+def over(node: Node, method: str, exprs: Sequence[pl.Expr]) -> Node:
+    """A `select` or `with_columns` in which expressions are over groups."""
+    keys = over_keys(method, exprs, node.schema)
+    try:
+        empty = node.schema.to_frame().lazy()
+        schema = getattr(empty, method)(*exprs).collect_schema()
+    except PANIC as error:
+        raise plan_error(error, node.schema) from error
+    text = ", ".join(" ".join(str(expr).split()) for expr in exprs)
+    time = node.time
+    kept = time is not None and time.column in keys and schema.get(time.column) == node.schema[time.column]
+    return Recompute(
+        schema=schema,
+        kind=Retract(),
+        time=time if kept and method == "with_columns" else None,
+        input=node,
+        keys=keys,
+        columns=tuple(node.schema),
+        whole=Replayed(method, tuple(exprs)),
+        description=text if len(text) <= 120 else text[:119] + "…",
+    )
+
+
+def unique(node: Node, subset: Any, keep: str, within: Any) -> Node:
+    """The node of `frame.unique(...)`."""
+    if keep not in ("any", "first", "last", "none"):
+        raise PlanError(f"unique: keep={keep!r} is not any, first, last or none")
+    names = _columns(node, subset, "unique") if subset is not None else tuple(node.schema)
+    if not names:
+        raise PlanError("unique: subset=[] names no column")
+    ticks = None
+    append = isinstance(node.kind, Append)
+    if within is not None:
+        if node.time is None:
+            raise PlanError("unique: within= goes by event time; call with_watermark(column, delay) first")
+        if keep not in ("any", "first") or not append:
+            raise PlanError("unique: within= keeps the first of a stream that only grows; leave out keep=")
+        ticks = duration_ticks(within, node.schema[node.time.column], "unique: within")
+    if append and keep != "none":
+        kind: ChangeKind = Upsert(names) if keep == "last" else Append()
+        time = node.time if ticks is not None else None
+        return Distinct(schema=node.schema, kind=kind, time=time, input=node, subset=names, keep=keep, within=ticks)
+    return Recompute(
+        schema=node.schema,
+        kind=Upsert(names),
+        input=node,
+        keys=names,
+        columns=tuple(node.schema),
+        whole=Unique(names, "first" if keep == "any" else keep),
+        description=f"unique, {keep} kept",
+    )
+
+
+def top_k(
+    node: Node, k: int, by: Any, group_by: Any, reverse: bool | Sequence[bool], rank: str | None, method: str
+) -> Node:
+    """The node of `frame.top_k(...)` and `frame.bottom_k(...)`."""
+    if not isinstance(k, int) or k < 1:
+        raise PlanError(f"{method}: k={k!r} must be a whole number above zero")
+    by_list = [by] if isinstance(by, str | pl.Expr) else list(by)
+    if not by_list:
+        raise PlanError(f"{method}: by which columns?")
+    keyed, names = _with_keys(node, _named(node, by_list, method))
+    made = [name for name in names if name not in node.schema]
+    keys = () if group_by is None else _columns(node, group_by, method)
+    turns = [reverse] * len(names) if isinstance(reverse, bool) else list(reverse)
+    if len(turns) != len(names):
+        raise PlanError(f"{method}: reverse has {len(turns)} values and by {len(names)} columns")
+    ways = {name: (method == "top_k") != turn for name, turn in zip(names, turns, strict=True) if name not in keys}
+    names, descending = tuple(ways), tuple(ways.values())
+    if rank is not None and rank in node.schema:
+        raise PlanError(f"{method}: the frame has a column {rank!r} already; choose another rank=")
+    schema = pl.Schema({**keyed.schema, **({} if rank is None else {rank: pl.Int64()})})
+    if rank is not None:
+        kind: ChangeKind = Upsert((*keys, rank))
+    elif k == 1 and keys:
+        kind = Upsert(keys)
+    else:
+        kind = Retract()
+    node_made = TopK(schema=schema, kind=kind, input=keyed, k=k, by=names, descending=descending, keys=keys, rank=rank)
+    result: Node = node_made
+    if not isinstance(node.kind, Append):
+        result = Recompute(
+            schema=schema,
+            kind=kind,
+            input=keyed,
+            keys=keys,
+            columns=tuple(keyed.schema),
+            whole=node_made.best(),
+            description=node_made.label,
+        )
+    if made:
+        from arrowstream.joining import _rows
+        from arrowstream.plan.nodes import Step
+
+        return _rows(result, Step("drop", (made,)))
+    return result
+
+
+def _named(node: Node, exprs: Sequence[Any], method: str) -> list[tuple[str, pl.Expr]]:
+    found = []
+    for name, expr in expand(node.schema, *exprs):
+        check_row_local(method, expr, node.schema)
+        found.append((name, expr))
+    return found
+
+
+def _with_keys(node: Node, by: Sequence[tuple[str, pl.Expr]]) -> tuple[Node, tuple[str, ...]]:
+    """The node with these as columns of their own where they are computed, and the columns' names."""
+    from arrowstream.joining import _rows
+    from arrowstream.plan.nodes import Step
+
+    names: list[str] = []
+    made: list[pl.Expr] = []
+    for number, (_, expr) in enumerate(by):
+        bare = expr.meta.undo_aliases()
+        if bare.meta.is_column():
+            names.append(bare.meta.output_name())
+            continue
+        names.append(f"__by_{number}")
+        made.append(expr.alias(names[-1]))
+    return (_rows(node, Step("with_columns", tuple(made))) if made else node), tuple(names)
+
+
+def _columns(node: Node, names: Any, method: str) -> tuple[str, ...]:
+    given = [names] if isinstance(names, str | pl.Expr) else list(names)
+    found = []
+    for one in given:
+        if isinstance(one, str) and one not in node.schema:
+            raise unknown_column(one, "the frame", node.schema.names())
+        for _, expr in expand(node.schema, one):
+            bare = expr.meta.undo_aliases()
+            if not bare.meta.is_column():
+                raise PlanError(f"{method}: {expr} is no column; make one first: with_columns(key=...)")
+            found.append(bare.meta.output_name())
+    return tuple(dict.fromkeys(found))

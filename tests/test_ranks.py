@@ -1,0 +1,237 @@
+"""Ranks, duplicates and groups computed anew: however the stream is cut, what Polars gives in one shot."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+import arrowstream as ars
+from arrowstream.check import run_pieces
+from arrowstream.connectors.changes import Append, Upsert
+from arrowstream.frame import StreamFrame
+
+DAY = dt.datetime(2026, 1, 1)
+SCHEMA: Any = {"k": pl.String, "x": pl.Int64, "f": pl.Float64, "n": pl.Int64}
+
+rows_of = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", None]),
+        st.none() | st.integers(0, 4),
+        st.sampled_from([None, 0.0, -0.0, 1.5, float("nan")]),
+    ),
+    max_size=20,
+)
+cuts_of = st.lists(st.floats(0, 1), max_size=5)
+
+
+def frame(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
+    """`n` is the number of the row."""
+    return pl.DataFrame([(*row, n) for n, row in enumerate(rows)], schema=SCHEMA, orient="row")
+
+
+def stream() -> StreamFrame:
+    return ars.StreamingContext().read.memory(SCHEMA, name="s")
+
+
+def cut(rows: pl.DataFrame, cuts: list[float]) -> list[dict[str, pl.DataFrame]]:
+    edges = [0, *sorted(int(c * rows.height) for c in cuts), rows.height]
+    return [{"s": rows[a:b]} for a, b in pairwise(edges)]
+
+
+def assert_same(found: pl.DataFrame, wanted: pl.DataFrame) -> None:
+    # 0.0 and -0.0 are one value; Polars' answers keep either.
+    plain = [
+        pl.when(pl.col(c) == 0).then(0.0).otherwise(pl.col(c)).alias(c)
+        for c, d in wanted.schema.items()
+        if d.is_float()
+    ]
+    assert_frame_equal(found.with_columns(plain), wanted.with_columns(plain), check_row_order=False)
+
+
+def best(rows: pl.DataFrame, k: int, by: list[str], keys: list[str], down: list[bool], rank: bool) -> pl.DataFrame:
+    """The best rows in one shot."""
+    ordered = rows.sort(by, descending=down, nulls_last=True, maintain_order=True)
+    groups = ordered.partition_by(keys, maintain_order=True) if keys else [ordered]
+    made = [group.head(k) for group in groups if group.height]
+    if rank:
+        made = [group.with_columns(place=pl.int_range(1, group.height + 1, eager=True)) for group in made]
+    empty = rows.clear().with_columns(place=pl.lit(1, pl.Int64)) if rank else rows.clear()
+    return pl.concat(made) if made else empty
+
+
+@given(
+    rows=rows_of,
+    cuts=cuts_of,
+    k=st.integers(1, 3),
+    by=st.sampled_from([["x"], ["f"], ["x", "f"], ["f", "n"]]),
+    keys=st.sampled_from([[], ["k"], ["k", "x"]]),
+    top=st.booleans(),
+    turn=st.booleans(),
+    rank=st.booleans(),
+)
+@settings(max_examples=120)
+def test_the_best_rows_are_those_of_one_shot(
+    rows: Any, cuts: Any, k: int, by: Any, keys: Any, top: bool, turn: bool, rank: bool
+) -> None:
+    method = "top_k" if top else "bottom_k"
+    turns = [turn, *[False] * (len(by) - 1)]
+    chosen = getattr(stream(), method)(k, by=by, group_by=keys or None, reverse=turns, rank="place" if rank else None)
+    data = frame(rows)
+    found = run_pieces(chosen._node, cut(data, cuts))
+    wanted = best(data, k, by, keys, [top != each for each in turns], rank)
+    assert found.schema == chosen.schema
+    assert_same(found, wanted)
+
+
+@given(rows=rows_of, cuts=cuts_of, k=st.integers(1, 3), rank=st.booleans())
+@settings(max_examples=40)
+def test_the_best_of_aggregates_are_taken_back_when_they_are_beaten(rows: Any, cuts: Any, k: int, rank: bool) -> None:
+    totals = stream().group_by("k").agg(pl.col("x").sum(), n=pl.col("n").n_unique())
+    chosen = totals.top_k(k, by=["x", "k"], rank="place" if rank else None)
+    data = frame(rows)
+    found = run_pieces(chosen._node, cut(data, cuts))
+    one = data.group_by("k").agg(pl.col("x").sum(), n=pl.col("n").n_unique().cast(pl.Int64))
+    assert_same(found, best(one, k, ["x", "k"], [], [True, True], rank))
+
+
+@given(
+    rows=rows_of,
+    cuts=cuts_of,
+    subset=st.sampled_from([None, ["k"], ["x"], ["k", "f"]]),
+    keep=st.sampled_from(["any", "first", "last", "none"]),
+)
+@settings(max_examples=80)
+def test_each_row_comes_once(rows: Any, cuts: Any, subset: Any, keep: Any) -> None:
+    once = stream().unique(subset, keep=keep)
+    assert isinstance(once.kind, Append if keep in ("any", "first") else Upsert)
+    data = frame(rows)
+    wanted = data.unique(subset, keep="first" if keep == "any" else keep, maintain_order=True)
+    assert_same(run_pieces(once._node, cut(data, cuts)), wanted)
+
+
+@given(rows=rows_of, cuts=cuts_of)
+@settings(max_examples=30)
+def test_duplicates_among_rows_that_change(rows: Any, cuts: Any) -> None:
+    def plan(at: Any) -> Any:
+        return at.group_by("k").agg(pl.col("x").max().fill_null(-1)).select("x").unique()
+
+    data = frame(rows)
+    assert_same(run_pieces(plan(stream())._node, cut(data, cuts)), plan(data.lazy()).collect())
+
+
+timed = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 30)), max_size=20)
+
+
+@given(rows=timed, cuts=cuts_of)
+@settings(max_examples=60)
+def test_duplicates_within_a_distance_are_dropped(rows: Any, cuts: Any) -> None:
+    schema = {"k": pl.String, "t": pl.Datetime("us")}
+    data = pl.DataFrame([(k, DAY + dt.timedelta(seconds=s)) for k, s in rows], schema=schema, orient="row")
+    source = ars.StreamingContext().read.memory(schema, name="s").with_watermark("t", "60s")
+    once = source.unique("k", within="10s")
+    kept: list[tuple[str, dt.datetime]] = []
+    for k, t in data.rows():
+        if all(key != k or abs(t - other) >= dt.timedelta(seconds=10) for key, other in kept):
+            kept.append((k, t))
+    found = run_pieces(once._node, cut(data, cuts))
+    assert sorted(found.rows()) == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    "exprs",
+    [
+        lambda: [pl.col("x").sum().over("k").alias("total")],
+        lambda: [
+            pl.col("x").rank("min").over("k").alias("rank"),
+            (pl.col("n") - pl.col("n").min().over("k")).alias("d"),
+        ],
+        lambda: [pl.col("n").cum_count().over("k").alias("place")],
+        lambda: [pl.col("x").shift().over("k", order_by="n").alias("before")],
+        lambda: [pl.col("n").rolling_sum(2, min_samples=1).over("k", order_by=["x", "n"]).alias("two")],
+    ],
+)
+@pytest.mark.parametrize("method", ["with_columns", "select"])
+@given(rows=rows_of, cuts=cuts_of)
+@settings(max_examples=20)
+def test_expressions_over_groups(exprs: Callable[[], list[pl.Expr]], method: str, rows: Any, cuts: Any) -> None:
+    data = frame(rows)
+    found = getattr(stream(), method)(*exprs())
+    wanted = getattr(data, method)(*exprs())
+    assert found.schema == wanted.schema
+    assert_same(run_pieces(found._node, cut(data, cuts)), wanted)
+
+
+AGGS: list[Callable[[], pl.Expr]] = [
+    lambda: pl.col("x").median(),
+    lambda: pl.col("x").quantile(0.25, "nearest"),
+    lambda: pl.col("x").sort().first(),
+    lambda: pl.col("n").sort_by("x", maintain_order=True).last(),
+    lambda: pl.col("x").map_batches(lambda s: s.sum(), returns_scalar=True, return_dtype=pl.Int64),
+    lambda: pl.col("x").mode().sort().implode(),
+    lambda: (pl.col("x") - pl.col("x").mean()).abs().max(),
+]
+
+
+@pytest.mark.parametrize("agg", AGGS)
+@pytest.mark.parametrize("keyed", [True, False])
+@given(rows=rows_of, cuts=cuts_of)
+@settings(max_examples=12)
+def test_aggregates_of_whole_groups(agg: Callable[[], pl.Expr], keyed: bool, rows: Any, cuts: Any) -> None:
+    def plan(at: Any) -> Any:
+        both = [agg().alias("y"), pl.len().cast(pl.Int64).alias("rows")]
+        if keyed:
+            return at.group_by("k").agg(both)
+        return at.agg(both) if isinstance(at, StreamFrame) else at.select(both)
+
+    data = frame(rows)
+    found = plan(stream())
+    assert_same(run_pieces(found._node, cut(data, cuts)), plan(data.lazy()).collect())
+
+
+@given(rows=rows_of, cuts=cuts_of)
+@settings(max_examples=30)
+def test_extremes_and_float_sums_of_rows_that_change(rows: Any, cuts: Any) -> None:
+    def plan(at: Any) -> Any:
+        inner = at.group_by("k", "x").agg(pl.col("n").sum())
+        return inner.group_by("k").agg(
+            pl.col("n").min().alias("low"), pl.col("n").max(), pl.col("n").median().alias("mid")
+        )
+
+    data = frame(rows)
+    assert_same(run_pieces(plan(stream())._node, cut(data, cuts)), plan(data.lazy()).collect())
+
+
+@given(rows=rows_of, cuts=cuts_of)
+@settings(max_examples=20)
+def test_a_function_of_each_group(rows: Any, cuts: Any) -> None:
+    def spread(group: pl.DataFrame) -> pl.DataFrame:
+        return group.select(pl.col("k").first(), rows=pl.len().cast(pl.Int64), last=pl.col("n").last())
+
+    data = frame(rows)
+    found = stream().group_by("k").map_groups(spread, {"k": pl.String, "rows": pl.Int64, "last": pl.Int64})
+    wanted = data.group_by("k").agg(rows=pl.len().cast(pl.Int64), last=pl.col("n").last())
+    assert_same(run_pieces(found._node, cut(data, cuts)), wanted)
+
+
+def test_what_makes_no_sense_is_refused_with_the_cure() -> None:
+    rows = stream()
+    with pytest.raises(ars.ArrowStreamError, match="one call for each"):
+        rows.with_columns(pl.col("x").sum().over("k"), pl.col("n").sum().over("f"))
+    with pytest.raises(ars.ArrowStreamError, match="above zero"):
+        rows.top_k(0, by="x")
+    with pytest.raises(ars.ArrowStreamError, match="'q'"):
+        rows.top_k(1, by="q")
+    with pytest.raises(ars.ArrowStreamError, match="not any, first, last or none"):
+        rows.unique(keep="some")
+    with pytest.raises(ars.ArrowStreamError, match="with_watermark"):
+        rows.unique("k", within="1s")
+    with pytest.raises(ars.ArrowStreamError, match="depend"):
+        rows.with_columns(pl.col("x").sum().over("k"), y=pl.col("n").shift())

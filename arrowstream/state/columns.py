@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -54,7 +55,7 @@ class Columns:
         for name, dtype in schema.items():
             slot = storage(dtype)
             if slot is None:
-                _check_payload(name, dtype)
+                check_payload(name, dtype)
                 payload[name] = dtype
             else:
                 self._fixed.append(_Fixed(name, dtype, slot))
@@ -147,6 +148,34 @@ class Columns:
                 same &= mine.eq_missing(theirs).to_numpy()
         return same
 
+    def alike(self, encoded: Encoded, rows: SlotArray, others: SlotArray) -> Mask:
+        """Whether rows of `encoded` are the same as others of it; null is equal to null."""
+        same = np.ones(len(rows), np.bool_)
+        for cells in encoded.cells:
+            data = bits(cells.data)
+            equal = data[rows] == data[others]
+            same &= equal.all(axis=1) if equal.ndim == 2 else equal
+            if cells.nulls is not None:
+                same &= cells.nulls[rows] == cells.nulls[others]
+        if encoded.payload.width:
+            for mine, theirs in zip(encoded.payload[rows], encoded.payload[others], strict=True):
+                same &= mine.eq_missing(theirs).to_numpy()
+        return same
+
+    def gather(self, slots: SlotArray, names: Sequence[str]) -> pl.DataFrame:
+        """Some columns of what is at these slots."""
+        fixed = {column.name: column for column in self._fixed}
+        texts = [name for name in names if name not in fixed]
+        payload = (
+            self._segments.gather(self._ids.values.take(slots), texts) if self._segments and texts else pl.DataFrame()
+        )
+        return pl.DataFrame(
+            [
+                fixed[name].decode(fixed[name].read(slots), None) if name in fixed else payload.get_column(name)
+                for name in names
+            ]
+        )
+
     def _frame(self, cells: tuple[Cells, ...], payload: pl.DataFrame, absent: Mask | None) -> pl.DataFrame:
         fixed = {column.name: column.decode(c, absent) for column, c in zip(self._fixed, cells, strict=True)}
         return pl.DataFrame([fixed[name] if name in fixed else payload.get_column(name) for name in self.schema])
@@ -195,16 +224,18 @@ class _Fixed:
         held, asked = self._data.values.take(slots, axis=0), cells.data[rows]
         if held.ndim == 2:
             same &= (held == asked).all(axis=1)
-        elif held.dtype.kind == "f":
-            bits = f"u{held.dtype.itemsize}"
-            same &= held.view(bits) == asked.view(bits)
         else:
-            same &= held == asked
+            same &= bits(held) == bits(asked)
         if self._nulls:
             nulls = self._nulls.values.take(slots)
             same &= ~nulls if cells.nulls is None else nulls == cells.nulls[rows]
         elif cells.nulls is not None:
             same &= ~cells.nulls[rows]
+
+
+def bits(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Floats as their bits, so that a NaN is equal to itself; all else as it is."""
+    return data.view(f"u{data.dtype.itemsize}") if data.dtype.kind == "f" else data
 
 
 def check_schema(frame: pl.DataFrame, schema: pl.Schema) -> None:
@@ -217,7 +248,7 @@ def _shown(schema: pl.Schema) -> str:
     return "(" + ", ".join(f"{name}: {dtype}" for name, dtype in schema.items()) + ")"
 
 
-def _check_payload(name: str, dtype: pl.DataType) -> None:
+def check_payload(name: str, dtype: pl.DataType) -> None:
     """Refuse what cannot be copied by way of Arrow: Python objects, and 128-bit integers inside others."""
     inner: list[pl.DataType] = [dtype]
     while inner:

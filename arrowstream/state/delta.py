@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -37,6 +38,17 @@ def from_delta(delta: pa.Table, schema: pl.Schema) -> tuple[pl.DataFrame, pl.Ser
     if rows.schema != schema:
         rows = rows.with_columns(_cast(rows[name], dtype) for name, dtype in schema.items())
     return rows, frame[DELETED]
+
+
+def merge_deltas(tables: Iterable[pa.Table], schema: pl.Schema, key: str) -> tuple[pl.DataFrame, int]:
+    """The rows that are left of a snapshot and deltas, oldest first, by rising `key`; the highest key of all."""
+    parts = [rows.with_columns(deleted) for rows, deleted in (from_delta(table, schema) for table in tables)]
+    if not parts:
+        return schema.to_frame(), 0
+    rows = pl.concat(parts)
+    last = rows[key].max()
+    rows = rows if len(parts) == 1 else rows.unique(key, keep="last")
+    return rows.filter(~pl.col(DELETED)).drop(DELETED).sort(key), last if isinstance(last, int) else 0
 
 
 def _cast(column: pl.Series, dtype: pl.DataType) -> pl.Series:

@@ -8,6 +8,7 @@ caller's to cast first. Not a defence against keys chosen to collide.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from arrowstream.errors import StateError
 from arrowstream.state.physical import canonical, encode
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
+Rows: TypeAlias = npt.NDArray[np.int64]
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _ODD: Final = np.uint64(0xD6E8FEB86659FD93)
@@ -47,6 +49,28 @@ def hash_rows(keys: pl.DataFrame) -> Hashes:
     if not keys.width:
         return np.full(1, _SEED)
     return _hash_columns(keys.get_columns())
+
+
+def first_alike(hashes: Hashes, alike: Callable[[Rows, Rows], npt.NDArray[np.bool_]]) -> Rows:
+    """For each row one that stands for all rows like it, itself among them.
+
+    `alike(rows, others)` says of rows with one hash whether they are the same; it is asked of each row that is
+    like another once. A small hash table without chains: of the rows that meet in a cell one wins, those like it
+    are done, the others go on.
+    """
+    stands, left = np.empty(len(hashes), np.int64), np.arange(len(hashes))
+    bits = max(len(hashes), 1).bit_length() + 1
+    cells, homes = np.empty(1 << bits, np.int64), (hashes >> np.uint64(64 - bits)).view(np.int64)
+    while len(left):
+        cells[homes[left]] = left
+        winners = cells[homes[left]]
+        same = hashes[winners] == hashes[left]
+        others = np.flatnonzero(same & (winners != left))
+        if len(others):
+            same[others] = alike(left[others], winners[others])
+        stands[left[same]] = winners[same]
+        left = left[~same]
+    return stands
 
 
 def _hash_columns(columns: list[pl.Series]) -> Hashes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from polars import CompatLevel
+
+from arrowstream.state.copying import copied
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 Slots: TypeAlias = npt.NDArray[np.int64]
@@ -48,7 +49,7 @@ class Segments:
     def append(self, frame: pl.DataFrame, owners: Slots) -> Ids:
         """Keep the rows of `frame`, each for its owner; their ids."""
         first = self._open_number * self._rows + self._open.rows + 1
-        frame = _copied(frame)
+        frame = copied(frame)
         done = 0
         while done < len(owners):
             take = min(self._rows - self._open.rows, len(owners) - done)
@@ -61,21 +62,22 @@ class Segments:
         self._appended += len(owners)
         return np.arange(first, first + len(owners))
 
-    def gather(self, ids: Ids) -> pl.DataFrame:
-        """The rows with these ids, in their order; id 0 gives a row of nulls."""
+    def gather(self, ids: Ids, names: Sequence[str] | None = None) -> pl.DataFrame:
+        """The rows with these ids, in their order, or some columns of them; id 0 gives a row of nulls."""
+        names = self._schema.names() if names is None else names
         numbers, within = np.divmod(ids - 1, self._rows)
         if not self._sealed and self._open.rows and (not len(ids) or numbers.min() >= 0):
-            return self._open.frame()[within]
+            return self._open.frame().select(names)[within]
         numbers = np.where(ids > 0, numbers, self._open_number + 1)
         order, parts = _by_number(numbers)
         gathered = [
-            self._segment(number).frame()[within[order[start:stop]]]
+            self._segment(number).frame().select(names)[within[order[start:stop]]]
             if number <= self._open_number
-            else self._schema.to_frame().clear(stop - start)
+            else self._schema.to_frame().select(names).clear(stop - start)
             for number, start, stop in parts
         ]
         if not gathered:
-            return self._schema.to_frame()
+            return self._schema.to_frame().select(names)
         back = np.empty(len(ids), np.int64)
         back[order] = np.arange(len(ids))
         return pl.concat(gathered)[back]
@@ -134,14 +136,14 @@ class _Segment:
         while pieces and (pieces[-1].height <= 2 * rows or len(pieces) >= _PIECES):
             rows += pieces[-1].height
             tail.append(pieces.pop())
-        pieces.append(piece if len(tail) == 1 else _copied(pl.concat(tail[::-1])))
+        pieces.append(piece if len(tail) == 1 else copied(pl.concat(tail[::-1])))
         self._owners.append(owners)
         self._frame = None
         self.rows += piece.height
 
     def join(self) -> None:
         """Make one piece of all."""
-        self._pieces = [_copied(pl.concat(self._pieces))]
+        self._pieces = [copied(pl.concat(self._pieces))]
         self._owners = [self.owners()]
         self._frame = None
 
@@ -152,12 +154,6 @@ class _Segment:
 
     def owners(self) -> Slots:
         return np.concatenate(self._owners)
-
-
-def _copied(frame: pl.DataFrame) -> pl.DataFrame:
-    """The same rows in memory of their own: Polars' strings refer to the buffers they were cut from."""
-    copied = pl.DataFrame(frame.to_arrow(compat_level=CompatLevel.oldest()))
-    return copied if copied.schema == frame.schema else copied.cast(frame.schema)
 
 
 def _by_number(numbers: Ids) -> tuple[Ids, list[tuple[int, int, int]]]:

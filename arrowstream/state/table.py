@@ -16,7 +16,7 @@ from arrowstream.state.columns import Columns, Encoded, Image, Mask, SlotArray
 from arrowstream.state.delta import DELETED, from_delta, to_delta
 from arrowstream.state.growing import GrowingArray
 from arrowstream.state.index import MAX_SLOTS, Rows, SlotIndex
-from arrowstream.state.keyhash import Hashes, hash_rows
+from arrowstream.state.keyhash import Hashes, first_alike, hash_rows
 
 # What a slot is: free or deleted; a key without values yet; a key with values. The mark is for `_once`.
 _DEAD: Final = 0
@@ -134,6 +134,32 @@ class KeyedTable:
             self._live += len(new)
         slots.flags.writeable = fresh.flags.writeable = False
         return Slots(slots, fresh)
+
+    def intern(self, keys: pl.DataFrame) -> SlotArray:
+        """The slot of every row's key, made where missing; a key may be in many rows. Read-only."""
+        encoded, hashes = self._encode(keys)
+        slots = self._index.find(hashes, self._match(encoded))
+        missing = np.flatnonzero(slots < 0)
+        if len(missing):
+            unknown, hashes = encoded[missing], hashes[missing]
+            first = first_alike(hashes, lambda rows, others: self._keys.alike(unknown, rows, others))
+            new = np.flatnonzero(first == np.arange(len(first)))
+            added = self._allocate(len(new))
+            self._keys.write(added, unknown[new])
+            self._index.insert(hashes[new], added)
+            self._added.append(added)
+            self._set_status(added, _BARE)
+            self._live += len(added)
+            place = np.empty(len(first), np.int64)
+            place[new] = added
+            slots[missing] = place[first]
+        if self._deleted:
+            dead = np.unique(slots[self._status.values.take(slots) == _DEAD])
+            self._set_status(dead, _BARE)
+            self._live += len(dead)
+        self._upserted = None
+        slots.flags.writeable = False
+        return slots
 
     def find(self, keys: pl.DataFrame) -> SlotArray:
         """The slot of each key, -1 where it is not in the table; a key may be asked for twice. Read-only."""

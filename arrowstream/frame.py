@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from polars._typing import ColumnNameOrSelector, IntoExpr
 
     from arrowstream.grouped import StreamGroupBy
-    from arrowstream.windowed import StreamWindows
+    from arrowstream.windowed import StreamSessions, StreamWindows
     from arrowstream.write import WriteTo
 
 
@@ -356,6 +356,25 @@ class StreamFrame:
         from arrowstream.windowed import cumulate
 
         return cumulate(self, index_column, step, every, offset, group_by, emit)
+
+    def group_by_session(
+        self,
+        index_column: str,
+        *,
+        gap: Any,
+        group_by: Any = None,
+        include_boundaries: bool = False,
+        emit: str = "final",
+    ) -> StreamSessions:
+        """Sessions: rows of a key that follow each other in event time less than `gap` apart; call `agg` on it.
+
+        A session comes once the watermark is `gap` past its last row; with `emit="update"` from its first row on, and
+        what it was before is taken back. Columns: the keys, `_lower_boundary` (the first row's time) and
+        `_upper_boundary` (the last one's and the gap) if asked for, the index column with the start, the aggregates.
+        """
+        from arrowstream.windowed import session
+
+        return session(self, index_column, gap, group_by, include_boundaries, emit)
 
     def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
         """Running aggregates over all rows: one row, updated as rows come."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -10,7 +10,8 @@ import polars as pl
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
 from arrowstream.plan.eventtime import duration_ticks
-from arrowstream.plan.expressions import PANIC, columns, expand, parse, plan_error
+from arrowstream.plan.expressions import PANIC, Call, columns, expand, parse, plan_error, walk
+from arrowstream.plan.expressions import Node as Tree
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import GroupAggs, Recompute, Replayed, Unique, over_keys
@@ -30,7 +31,9 @@ def recomputed(
     by_exprs = tuple(pl.col(column).alias(name) for column, (name, _) in zip(names, by, strict=True))
     aggs = tuple(expr.alias(name) for name, expr in outputs)
     try:
-        empty = pl.LazyFrame(schema=keyed.schema)
+        # A row of nulls, so that functions are really called; but not the user's.
+        own = any(isinstance(tree, Call) and tree.op == "AnonymousFunction" for tree in _trees(outputs))
+        empty = keyed.schema.to_frame().clear(0 if own else 1).lazy()
         found = empty.group_by(by_exprs).agg(aggs) if by_exprs else empty.select(aggs)
         output = found.collect_schema()
         found.collect()
@@ -48,6 +51,11 @@ def recomputed(
         whole=GroupAggs(by_exprs, aggs, wide),
         description=described if len(described) <= 120 else described[:119] + "…",
     )
+
+
+def _trees(outputs: Sequence[tuple[str, pl.Expr]]) -> Iterator[Tree]:
+    for _, expr in outputs:
+        yield from walk(parse(expr))
 
 
 def _counts(name: str, dtype: pl.DataType, outputs: Sequence[tuple[str, pl.Expr]]) -> bool:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from arrowstream.connectors.changes import Append, ChangeKind, Upsert
+from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
 from arrowstream.plan.aggregates import NotDecomposable, decompose
-from arrowstream.plan.eventtime import check_time
+from arrowstream.plan.eventtime import check_time, duration_ticks
 from arrowstream.plan.expressions import as_expressions, expand_grouped, resolve
+from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate
 from arrowstream.plan.windows import BIN, CLOSED, WindowAggregate, Windows, interval
 
 if TYPE_CHECKING:
@@ -94,6 +95,83 @@ class StreamWindows:
     def len(self, name: str | None = None) -> StreamFrame:
         """How many rows each window has."""
         return self.agg(pl.len().alias(name or "len"))
+
+
+class StreamSessions:
+    """Rows by session and key: call `agg`."""
+
+    def __init__(
+        self, frame: StreamFrame, index: str, gap: int, by: Sequence[pl.Expr], *, boundaries: bool, update: bool
+    ) -> None:
+        self._frame, self._index, self._gap, self._by = frame, index, gap, list(by)
+        self._boundaries, self._update = boundaries, update
+
+    def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
+        """A row per session: any aggregates of Polars. Raises `PlanError`."""
+        node, schema = self._frame._node, self._frame.schema
+        by, outputs = expand_grouped(schema, self._by, as_expressions(aggs, named_aggs))
+        keys = tuple(name for name, _ in by)
+        named = tuple(expr.alias(name) for name, expr in outputs)
+        grouping = tuple(expr.alias(name) for name, expr in by)
+        keyed = pl.Schema({**resolve(pl.LazyFrame(schema=schema).with_columns(grouping), schema)})
+        wide = pl.Schema({**keyed, FIRST: pl.Int64(), LAST: pl.Int64()})
+        decomposed = None
+        try:
+            pieces = [(name, pl.col(name)) for name in (*keys, FIRST, LAST)]
+            decomposed = decompose(pieces, outputs, wide)
+        except NotDecomposable:
+            pass
+        if decomposed is not None and decomposed.pairs:
+            decomposed = None  # values that were seen belong to a session that others may join
+        if decomposed is not None:
+            found = {name: dtype for name, dtype in decomposed.output.items() if name not in (FIRST, LAST)}
+        else:
+            one = pl.LazyFrame(schema=schema).with_columns(pl.lit(0).alias(FIRST))
+            found = dict(resolve(one.group_by(*grouping, FIRST).agg(named), schema))
+            found.pop(FIRST)
+        window = [*(("_lower_boundary", "_upper_boundary") if self._boundaries else ()), self._index]
+        if clash := set(window) & set(found):
+            raise PlanError(f"agg: the name {min(clash)!r} is that of the session; rename yours by .alias(...)")
+        key_types = {name: found[name] for name in keys}
+        results = {name: dtype for name, dtype in found.items() if name not in keys}
+        output = pl.Schema({**key_types, **dict.fromkeys(window, schema[self._index]), **results})
+        assert node.time is not None
+        kind: ChangeKind = Retract() if self._update or node.time.lateness else Append()
+        # The start of a session may be any time back; what is known is that its end is after the watermark.
+        time = node.time.renamed("_upper_boundary") if self._boundaries else None
+        described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
+        return self._frame._with(
+            SessionAggregate(
+                schema=output,
+                kind=kind,
+                time=time,
+                input=node,
+                index=self._index,
+                gap=self._gap,
+                keys=keys,
+                by=grouping,
+                aggs=named,
+                description=described if len(described) <= 120 else described[:119] + "…",
+                boundaries=self._boundaries,
+                decomposition=decomposed,
+                update=self._update,
+            )
+        )
+
+    def len(self, name: str | None = None) -> StreamFrame:
+        """How many rows each session has."""
+        return self.agg(pl.len().alias(name or "len"))
+
+
+def session(frame: StreamFrame, index: str, gap: Any, group_by: Any, boundaries: bool, emit: str) -> StreamSessions:
+    """What `group_by_session` gives."""
+    where = "group_by_session"
+    _check(frame, index, emit, where)
+    distance = duration_ticks(gap, frame.schema[index], f"{where}: gap")
+    if distance <= 0:
+        raise PlanError(f"{where}: gap={gap!r} must be above zero, as in '10s'")
+    by = [] if group_by is None else as_expressions([group_by], {})
+    return StreamSessions(frame, index, distance, by, boundaries=boundaries, update=emit == "update")
 
 
 def dynamic(

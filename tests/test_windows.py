@@ -189,6 +189,50 @@ def test_hours_begin_where_the_clock_on_the_wall_says_so() -> None:
     assert set(found["t"].dt.hour()) == {0, 6, 12, 18}
 
 
+def one_by_one(rows: pl.DataFrame, gap: int) -> list[tuple[int | None, dt.datetime, dt.datetime, int, int]]:
+    """The sessions of rows in one shot: key, start, end, sum, number of kinds."""
+    made = []
+    for _, group in rows.sort("t", maintain_order=True).group_by("k", maintain_order=True):
+        stretch: list[tuple[Any, ...]] = []
+        for row in [*group.iter_rows(), None]:
+            if stretch and (row is None or row[0] - stretch[-1][0] >= dt.timedelta(seconds=gap)):
+                total, kinds = sum(v for _, _, v in stretch), len({v % 2 for _, _, v in stretch})
+                made.append((stretch[0][1], stretch[0][0], stretch[-1][0] + dt.timedelta(seconds=gap), total, kinds))
+                stretch = []
+            if row is not None:
+                stretch.append(row)
+    return sorted(made, key=str)
+
+
+@given(
+    rows=rows_of,
+    cuts=cuts_of,
+    delay=st.sampled_from(["0s", "4s", "60s"]),
+    emit=st.sampled_from(["final", "update"]),
+    whole=st.booleans(),
+)
+@settings(max_examples=80)
+def test_sessions_end_where_nothing_comes_for_a_while(rows: Any, cuts: Any, delay: str, emit: str, whole: bool) -> None:
+    found = stream(delay).group_by_session("t", gap="5s", group_by="k", include_boundaries=True, emit=emit)
+    kinds = (pl.col("v") % 2).n_unique().cast(pl.Int64) if whole else pl.lit(0, pl.Int64).first()
+    aggs = [pl.col("v").sum(), kinds.alias("kinds")] if whole else [pl.col("v").sum()]
+    sessions = found.agg(aggs)
+    data = frame(rows)
+    letters: list[pa.Table] = []
+    given_ = run_pieces(sessions._node, cut(data, cuts), letters=letters)
+    wanted = one_by_one(in_time(data, letters), 5)
+    columns = ["k", "_lower_boundary", "_upper_boundary", "v", *(["kinds"] if whole else [])]
+    assert sorted(given_.select(columns).rows(), key=str) == [row if whole else row[:4] for row in wanted]
+
+
+def test_a_row_between_two_sessions_makes_them_one() -> None:
+    """The end that counts is the latest of all before, not the neighbour's."""
+    data = frame([(0, 1), (6, 1), (3, 1), (15, 1)])
+    sessions = stream("60s").group_by_session("t", gap="10s").agg(pl.len())
+    pieces = [{"s": data[number : number + 1]} for number in range(4)]
+    assert run_pieces(sessions._node, pieces).rows() == [(DAY, 4)]
+
+
 def test_whole_numbers_can_be_a_time_too() -> None:
     source = ars.StreamingContext().read.memory({"i": pl.Int64, "v": pl.Int64}, name="s").with_watermark("i", 2)
     windows = source.group_by_dynamic("i", every="10i").agg(pl.col("v").sum())

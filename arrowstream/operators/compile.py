@@ -29,6 +29,7 @@ from arrowstream.operators.program import (
 )
 from arrowstream.operators.recompute import RecomputeGroups
 from arrowstream.operators.rows import MapBatchesOperator, RowsOperator, SqlOperator, UnionOperator
+from arrowstream.operators.session import SessionMerge, SessionPartial
 from arrowstream.operators.tablejoin import TableJoinOperator
 from arrowstream.operators.topk import TopOne, TopPartial, TopRows
 from arrowstream.operators.window import JudgedPartial, WindowJudge, WindowMerge, WindowRows, WindowRowsPartial
@@ -38,6 +39,7 @@ from arrowstream.plan.kinds import needs_removed
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union, Watermark
 from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
+from arrowstream.plan.sessions import SessionAggregate
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
 from arrowstream.plan.windows import WindowAggregate
@@ -163,6 +165,14 @@ def _(node: WindowAggregate, to: _Builder) -> int:
     before = to.add(Partial(JudgedPartial(judge, inner), node.keys), *_inputs(node, to))
     to.ordered = to.ordered or node.decomposition.ordered
     return to.merge(partial(WindowMerge, node, mark), (before,), node)
+
+
+@_compile.register
+def _(node: SessionAggregate, to: _Builder) -> int:
+    mark, _ = to.time(node.input)
+    before = to.add(Partial(SessionPartial(node, to.judge(node.input, node)), node.keys), *_inputs(node, to))
+    to.ordered = to.ordered or node.decomposition is None or node.decomposition.ordered
+    return to.merge(partial(SessionMerge, node, mark), (before,), node)
 
 
 @_compile.register

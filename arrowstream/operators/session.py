@@ -1,0 +1,123 @@
+"""Sessions that come out as the watermark passes their last row and the gap after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import polars as pl
+
+from arrowstream.operators.changes import Changes
+from arrowstream.operators.exchange import ROWS_FRAME, difference, gathered
+from arrowstream.operators.late import LateJudge
+from arrowstream.operators.moment import Mark, Moment
+from arrowstream.operators.program import Frames, Parts
+from arrowstream.plan.eventtime import FOREVER, from_ticks, ticks
+from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate, sessions
+from arrowstream.state.protocol import StateTable
+from arrowstream.state.rows import ID, RowTable
+
+_PLACE: Final = "__place"
+
+
+class SessionPartial:
+    """Pieces of sessions: accumulators of what one task has of each, or the rows themselves."""
+
+    def __init__(self, node: SessionAggregate, judge: LateJudge | None) -> None:
+        self._node, self._judge = node, judge
+
+    @property
+    def frames(self) -> Sequence[str]:
+        return (ROWS_FRAME,)
+
+    def partial(self, changes: Changes, moment: Moment) -> Frames:
+        node = self._node
+        rows = changes.added
+        if self._judge is not None:
+            rows = self._judge.in_time(rows.collect(), moment).lazy()
+        time = ticks(pl.col(node.index), node.input.schema[node.index])
+        if node.decomposition is None:
+            return {ROWS_FRAME: rows.with_columns(time.alias(FIRST), time.alias(LAST)).collect()}
+        keyed = rows.with_columns(node.by).with_columns(time.alias(FIRST), time.alias(LAST))
+        stretches = sessions(keyed.with_row_index(_PLACE), node.keys, node.gap)
+        if node.decomposition.ordered:
+            stretches = stretches.sort(_PLACE)
+        return {ROWS_FRAME: node.decomposition.partial(stretches.drop(_PLACE)).collect()}
+
+
+class SessionMerge:
+    """The open sessions: every batch puts together what it brings with what is there."""
+
+    def __init__(self, node: SessionAggregate, mark: Mark) -> None:
+        self._node, self._mark, self._plan = node, mark, node.decomposition
+        schema = node.input.schema
+        if self._plan is None:
+            kept = pl.Schema({**schema, FIRST: pl.Int64(), LAST: pl.Int64()})
+        else:
+            kept = pl.Schema({**self._plan.keys, **self._plan.accumulators})
+        self._dtype = schema[node.index]
+        self._open = RowTable(kept)
+
+    @property
+    def tables(self) -> Mapping[str, StateTable]:
+        return {"open": self._open}
+
+    @property
+    def _corrects(self) -> bool:
+        return self._node.update or bool(self._mark.lateness)
+
+    def nothing(self) -> Changes:
+        empty = self._node.schema.to_frame().lazy()
+        return Changes(empty, empty if self._corrects else None)
+
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        new = gathered(inputs[0], ROWS_FRAME)
+        low, high = moment.start(self._mark), moment.end(self._mark)
+        before = self._given(low) if self._corrects else None
+        if new.height:
+            self._open.append(new)
+            self._put_together()
+        if before is not None:
+            after = self._given(high)
+            self._forget(moment.forgotten(self._mark))
+            return difference(before, after)
+        if high <= low or not len(self._open):
+            return self.nothing()
+        closed = self._given(high)
+        self._forget(high)
+        return Changes(closed.lazy())
+
+    def _put_together(self) -> None:
+        node = self._node
+        merged = sessions(self._open.frame.lazy(), node.keys, node.gap)
+        if self._plan is None:
+            self._open.replace(merged.sort(ID).drop(ID).collect())
+        else:
+            by = [*node.keys, FIRST, LAST]
+            self._open.replace(self._plan.merge(merged.sort(ID).drop(ID), by).collect())
+
+    def _given(self, watermark: int) -> pl.DataFrame:
+        """What sessions give that are over by this watermark, or with `update` all."""
+        node = self._node
+        over = self._open.frame.lazy()
+        if not node.update:
+            over = over.filter(self._over(watermark))
+        rows = over.drop(ID).collect()
+        if not rows.height:
+            return node.schema.to_frame()
+        if self._plan is None:
+            found = rows.lazy().group_by(*node.by, FIRST, LAST, maintain_order=True).agg(node.aggs).collect()
+        else:
+            found = self._plan.final(rows, [*node.keys, FIRST, LAST])
+        start, end = from_ticks(pl.col(FIRST), self._dtype), from_ticks(pl.col(LAST) + node.gap, self._dtype)
+        named = [start.alias(node.index)]
+        if node.boundaries:
+            named += [start.alias("_lower_boundary"), end.alias("_upper_boundary")]
+        shown = found.with_columns(named).select(node.schema.names())
+        return shown if shown.schema == node.schema else shown.cast(dict(node.schema))  # type: ignore[arg-type]
+
+    def _over(self, watermark: int) -> pl.Expr:
+        return pl.lit(True) if watermark == FOREVER else pl.col(LAST) + self._node.gap <= watermark
+
+    def _forget(self, limit: int) -> None:
+        self._open.keep(~self._over(limit))

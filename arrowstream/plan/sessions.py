@@ -1,0 +1,66 @@
+"""Sessions: rows of a key that follow each other without a gap in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from arrowstream.plan.aggregates import Decomposition
+from arrowstream.plan.eventtime import show_ticks
+from arrowstream.plan.nodes import Node
+
+FIRST: Final = "__first"
+LAST: Final = "__last"
+TICKS: Final = "__ticks"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SessionAggregate(Node):
+    """Aggregates by key and session, given out once no row to come can belong to it.
+
+    Two rows of a key that are `gap` ticks apart or more are in two sessions, unless others lie between. With
+    `decomposition`, whose keys end in the first and the last tick, accumulators are kept; without it, the rows.
+    """
+
+    input: Node
+    index: str
+    gap: int
+    keys: tuple[str, ...]
+    by: tuple[pl.Expr, ...]
+    aggs: tuple[pl.Expr, ...]
+    description: str
+    boundaries: bool
+    decomposition: Decomposition | None
+    update: bool
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        by = f" by {', '.join(self.keys)}" if self.keys else ""
+        return f"Session of gap {show_ticks(self.gap, self.input.schema[self.index])} {self.description}{by}"
+
+
+def sessions(rows: pl.LazyFrame, keys: Sequence[str], gap: int) -> pl.LazyFrame:
+    """Stretches of time (`__first`, `__last`) of each key, put together where they are less than `gap` apart.
+
+    Each row gets the first and the last tick of the session that it is in. The end that counts is the latest of all
+    that began before, not that of the neighbour.
+    """
+    ordered = rows.sort(FIRST, maintain_order=True)
+    reached = pl.col(LAST).cum_max().shift(1)
+    begins = (pl.col(FIRST) - reached >= gap).fill_null(True).cum_sum()
+    if keys:
+        reached = pl.col(LAST).cum_max().shift(1).over(keys)
+        begins = (pl.col(FIRST) - reached >= gap).fill_null(True).cum_sum().over(keys)
+    session = [*keys, "__session"]
+    return (
+        ordered.with_columns(begins.alias("__session"))
+        .with_columns(pl.col(FIRST).min().over(session), pl.col(LAST).max().over(session))
+        .drop("__session")
+    )

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
+Bits: TypeAlias = npt.NDArray[np.uint64]
 
 CYCLE = 50
 """Of so many events in a row, the same are persons, auctions and bids."""
@@ -139,6 +140,14 @@ def event_of_row(stream: str, row: int) -> int:
     return cycles * CYCLE + low + rest
 
 
+def random_bits(seed: int, purpose: str, numbers: Numbers) -> Bits:
+    """64 random bits for each number: the same for the same seed, purpose and number."""
+    mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _key(seed, purpose)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
 def _series(name: str, values: Any, dtype: pl.DataType) -> pl.Series:
     series = pl.Series(name, values) if isinstance(values, np.ndarray) else pl.Series(name, pl.from_arrow(values))
     return series if series.dtype == dtype else series.cast(dtype)
@@ -156,12 +165,8 @@ class _Events:
     def dateTime(self) -> Numbers:
         return self._generator.time_ms(self.seq)
 
-    def _bits(self, purpose: str) -> npt.NDArray[np.uint64]:
-        """Random 64 bits an event."""
-        mixed = self.seq.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _key(self._seed, purpose)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))
+    def _bits(self, purpose: str) -> Bits:
+        return random_bits(self._seed, purpose, self.seq)
 
     def _below(self, bound: int | Numbers, purpose: str) -> Numbers:
         """A random number from 0 up to `bound`, at most 2**31, an event."""

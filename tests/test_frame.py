@@ -71,7 +71,7 @@ WRONG: list[tuple[str, Ask, type[ArrowStreamError], str]] = [
     ("an order of groups", lambda f: f.group_by("shop", maintain_order=True), PlanError, "order"),
     ("an aggregate of nothing", lambda f: f.agg(), PlanError, "at least one aggregate"),
     ("a key that looks around", lambda f: f.group_by(pl.col("n").rank()), NotRowLocalError, "rank"),
-    ("a median of text", lambda f: f.group_by("shop").agg(pl.col("n").str.len_bytes().median()), PlanError, "str"),
+    ("a median of text", lambda f: f.group_by("shop").agg(pl.col("n").str.len_bytes().median()), PlanError, "String"),
     ("SQL that aggregates", lambda f: f.sql("SELECT count(*) FROM self"), NotRowLocalError, "group_by"),
     ("SQL with an unknown column", lambda f: f.sql("SELECT nn FROM self"), PlanError, "nn"),
     ("SQL with an error", lambda f: f.sql("SELECT FROM WHERE"), PlanError, "frame.sql"),

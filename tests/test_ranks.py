@@ -133,7 +133,7 @@ timed = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 30)), max
 @given(rows=timed, cuts=cuts_of)
 @settings(max_examples=60)
 def test_duplicates_within_a_distance_are_dropped(rows: Any, cuts: Any) -> None:
-    schema = {"k": pl.String, "t": pl.Datetime("us")}
+    schema: Any = {"k": pl.String, "t": pl.Datetime("us")}
     data = pl.DataFrame([(k, DAY + dt.timedelta(seconds=s)) for k, s in rows], schema=schema, orient="row")
     source = ars.StreamingContext().read.memory(schema, name="s").with_watermark("t", "60s")
     once = source.unique("k", within="10s")

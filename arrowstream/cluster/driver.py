@@ -24,7 +24,8 @@ from arrowstream.connectors.source import batch_limit
 from arrowstream.errors import ArrowStreamError, BatchError, ClusterError, SinkError, SourceError
 from arrowstream.ids import SourceId, WorkerId
 from arrowstream.operators.compile import compile_unit
-from arrowstream.plan.unit import Unit
+from arrowstream.plan.explain import unbounded
+from arrowstream.plan.unit import Unit, topological
 from arrowstream.receive.messages import (
     AcknowledgeRows,
     ReceiverEnded,
@@ -149,6 +150,11 @@ class UnitDriver:
         for worker in there:
             if worker not in self._workers:
                 self._inbox.put(WorkerJoined(worker))
+        for node in topological(self.unit.outputs):
+            if (kept := unbounded(node)) is not None:
+                self._note(
+                    f"{node.label} keeps {kept} for ever: its state is unbounded; a watermark and a bound let it go"
+                )
         self._send(self._supervisor.assign(self._workers))
         self._thread.start()
 

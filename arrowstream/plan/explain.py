@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from arrowstream.connectors.changes import Append
+from arrowstream.plan.eventtime import show_ticks
+from arrowstream.plan.joins import Join
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union
+from arrowstream.plan.ranks import Distinct, TopK
+from arrowstream.plan.recompute import Recompute
+from arrowstream.plan.sessions import SessionAggregate
+from arrowstream.plan.tables import TableJoin
+from arrowstream.plan.windows import WindowAggregate
 
 
 def explain(node: Node) -> str:
@@ -19,12 +27,39 @@ def explain(node: Node) -> str:
             return
         shown[node] = len(shown)
         lines.append(f"{pad}#{shown[node]} {node.label}")
-        lines.append(f"{pad}     {_engine(node)} | {node.kind}{_state(node)}")
+        lines.append(f"{pad}     {_engine(node)} | {node.kind}{_time(node)}{_state(node)}")
         for child in node.inputs:
             visit(child, indent + 1)
 
     visit(node, 0)
     return "\n".join(lines)
+
+
+def _time(node: Node) -> str:
+    """The event time of the rows, and how far behind the watermark it may be."""
+    if node.time is None:
+        return ""
+    dtype = node.schema[node.time.column]
+    text = f" | time: {node.time.column}"
+    if node.time.behind:
+        text += f", held back {show_ticks(node.time.behind, dtype)}"
+    if node.time.lateness:
+        text += f", late rows for {show_ticks(node.time.lateness, dtype)}"
+    return text
+
+
+def unbounded(node: Node) -> str | None:
+    """What this node keeps for ever besides a few values a key, in words; None where it does not."""
+    match node:
+        case Join() if not node.bounded or not isinstance(node.kind, Append):
+            return "the rows of both sides"
+        case Recompute() if not node.timed and node.keys:
+            return "the rows of each group"
+        case Recompute() if not node.timed:
+            return "all rows"
+        case Distinct() if node.within is None:
+            return "every key" if node.keep != "last" else "the last row of every key"
+    return None
 
 
 @singledispatch
@@ -64,6 +99,22 @@ def _(node: Aggregate) -> str:
     return "polars, exchange by key" if node.keys else "polars, exchange to one partition"
 
 
+@_engine.register
+def _(node: TableJoin) -> str:
+    return "polars, row-local"
+
+
+@_engine.register(Join)
+@_engine.register(WindowAggregate)
+@_engine.register(SessionAggregate)
+@_engine.register(Recompute)
+@_engine.register(TopK)
+@_engine.register(Distinct)
+def _(node: Node) -> str:
+    keyed = getattr(node, "keys", None) or getattr(node, "left_on", None) or getattr(node, "subset", None)
+    return "polars, exchange by key" if keyed else "polars, exchange to one partition"
+
+
 @singledispatch
 def _state(node: Node) -> str:
     return ""
@@ -77,3 +128,34 @@ def _(node: Aggregate) -> str:
     if plan.pairs:
         kept += f" and a row per distinct value, {len(plan.pairs)}x"
     return f"{kept}, unbounded" if node.keys else kept
+
+
+@_state.register(Join)
+@_state.register(Recompute)
+@_state.register(Distinct)
+def _(node: Node) -> str:
+    kept = unbounded(node)
+    if kept is not None:
+        return f" | state: {kept}, unbounded"
+    return " | state: rows that the watermark lets go"
+
+
+@_state.register
+def _(node: TopK) -> str:
+    return f" | state: {node.k} rows per {', '.join(node.keys)}, unbounded" if node.keys else f" | state: {node.k} rows"
+
+
+@_state.register
+def _(node: WindowAggregate) -> str:
+    kept = "a row per key and bin" if node.decomposition is not None else "the rows"
+    return f" | state: {kept} of open windows"
+
+
+@_state.register
+def _(node: SessionAggregate) -> str:
+    return " | state: open sessions" if node.decomposition is not None else " | state: the rows of open sessions"
+
+
+@_state.register
+def _(node: TableJoin) -> str:
+    return " | state: the table, in each worker"

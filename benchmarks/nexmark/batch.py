@@ -81,7 +81,8 @@ SQL = {
             SELECT bidder, epoch_ms(dateTime) AS moment,
             moment - lag(moment) OVER (PARTITION BY bidder ORDER BY moment, seq) >= 10000 AS first, seq FROM bid
         ), numbered AS (
-            SELECT bidder, moment, count(*) FILTER (first) OVER (PARTITION BY bidder ORDER BY moment, seq) AS session FROM gaps
+            SELECT bidder, moment, count(*) FILTER (first) OVER (PARTITION BY bidder ORDER BY moment, seq) AS session
+            FROM gaps
         )
         SELECT bidder, count(*) AS bid_count, min(moment) AS starttime, max(moment) + 10000 AS endtime
         FROM numbered GROUP BY bidder, session""",
@@ -320,7 +321,7 @@ def _q21(scan: Scan) -> Lazy:
     number = pl.when(found != "").then(found)
     for name, code in (("apple", "0"), ("google", "1"), ("facebook", "2"), ("baidu", "3")):
         number = pl.when(channel == name).then(pl.lit(code)).otherwise(number)  # type: ignore[assignment]
-    bids = scan("bid").select("auction", "bidder", "price", "channel", number.alias("channel_id"))  # type: ignore[attr-defined]
+    bids = scan("bid").select("auction", "bidder", "price", "channel", number.alias("channel_id"))
     return bids.filter(pl.col("channel_id").is_not_null())
 
 

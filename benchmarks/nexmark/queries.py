@@ -58,12 +58,11 @@ def q5(person: StreamFrame, auction: StreamFrame, bid: StreamFrame, side: pl.Dat
 
 def q6(person: StreamFrame, auction: StreamFrame, bid: StreamFrame, side: pl.DataFrame) -> StreamFrame:
     """The average selling price of each seller over the last ten auctions and this one."""
-    last = {"window_size": 11, "min_samples": 1}
     order = ["dateTime_right", "id"]
     won = winning(auction, bid, "id", "seller").with_columns(one=pl.lit(1, pl.Int64))
     sums = won.with_columns(
-        pl.col("price").rolling_sum(**last).over("seller", order_by=order).alias("total"),
-        pl.col("one").rolling_sum(**last).over("seller", order_by=order).alias("number"),
+        pl.col("price").rolling_sum(window_size=11, min_samples=1).over("seller", order_by=order).alias("total"),
+        pl.col("one").rolling_sum(window_size=11, min_samples=1).over("seller", order_by=order).alias("number"),
     )
     return sums.select("seller", (pl.col("total") // pl.col("number")).alias("avg_price"))
 

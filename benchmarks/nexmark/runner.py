@@ -203,7 +203,7 @@ def _processes() -> Sequence[psutil.Process]:
 
 
 def _cpu_seconds(ctx: ars.StreamingContext) -> float:
-    return sum(times.user + times.system for times in (process.cpu_times() for process in _processes()))
+    return float(sum(times.user + times.system for times in (process.cpu_times() for process in _processes())))
 
 
 def _peak_bytes() -> int:

@@ -112,9 +112,12 @@ def test_a_run_writes_its_result(places: list[Path], tmp_path: Path) -> None:
         assert measured.peak_rss_mb > 20
         assert (measured.state_rows > 0) == (query == "q17")
         assert json.loads(measured.json())["query"] == query
-    (tmp_path / "notes.txt").write_text("mine")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
     with pytest.raises(SystemExit, match=r"notes\.txt"):
-        run("q2", places[0], out=tmp_path)
+        run("q2", places[0], out=other)
+    assert (other / "notes.txt").read_text() == "mine"
 
 
 def test_files_are_read_in_the_order_of_their_names(places: list[Path], tmp_path: Path) -> None:

@@ -298,6 +298,73 @@ class StreamFrame:
 
         return self._with(joining.join_where(self, other, predicates, how, suffix))
 
+    def join_asof(
+        self,
+        other: StreamFrame,
+        *,
+        left_on: str | None = None,
+        right_on: str | None = None,
+        on: str | None = None,
+        by_left: Any = None,
+        by_right: Any = None,
+        by: Any = None,
+        strategy: str = "backward",
+        suffix: str = "_right",
+        tolerance: Any = None,
+        allow_exact_matches: bool = True,
+        coalesce: bool = True,
+    ) -> StreamFrame:
+        """Each row with the row of another stream that is nearest in event time, as in `LazyFrame.join_asof`.
+
+        Both streams need a watermark; their event times are compared (`on`, or `left_on` and `right_on`, only name
+        them). A row comes out once, when the watermarks say that no row to come can change its answer, and of equal
+        times the one that came last is the answer. State is bounded: of the right the last row per `by` and what the
+        watermark has not passed. `forward` and `nearest` need a `tolerance`. Raises `PlanError`, `ColumnError`.
+        """
+        from arrowstream import joining
+
+        left_on, right_on = (on, on) if on is not None else (left_on, right_on)
+        by_left, by_right = (by, by) if by is not None else (by_left, by_right)
+        node = joining.join_asof(
+            self,
+            other,
+            left_on,
+            right_on,
+            _listed(by_left),
+            _listed(by_right),
+            strategy,
+            suffix,
+            tolerance,
+            allow_exact_matches,
+            coalesce,
+        )
+        return self._with(node)
+
+    def join_temporal(
+        self,
+        versions: StreamFrame,
+        on: Any = None,
+        *,
+        left_on: Any = None,
+        right_on: Any = None,
+        how: str = "left",
+        suffix: str = "_right",
+    ) -> StreamFrame:
+        """Each row with the version of a changing table that was valid at the row's event time.
+
+        `versions` is a stream in which a row says what its key (`on`) is from its event time on, until the next row
+        of that key. Both streams need a watermark. `how="inner"` leaves out rows from before the first version of their
+        key. Columns as in `join_asof`.
+        """
+        if how not in ("left", "inner"):
+            raise PlanError(f"join_temporal: how={how!r} is not left or inner")
+        keys = (on, on) if on is not None else (left_on, right_on)
+        if keys[0] is None or keys[1] is None:
+            raise PlanError("join_temporal: on which columns? give on=, or left_on= and right_on=")
+        known = versions if how == "left" else versions.with_columns(__known=pl.lit(True))
+        joined = self.join_asof(known, by_left=keys[0], by_right=keys[1], suffix=suffix)
+        return joined if how == "left" else joined.filter(pl.col("__known")).drop("__known")
+
     def group_by(
         self, *by: IntoExpr | Iterable[IntoExpr], maintain_order: bool = False, **named_by: IntoExpr
     ) -> StreamGroupBy:

@@ -10,10 +10,11 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, Retract
 from arrowstream.errors import ColumnError, PlanError, unknown_column
-from arrowstream.plan.eventtime import duration_ticks
+from arrowstream.plan.eventtime import duration_ticks, least
 from arrowstream.plan.expressions import as_expressions, resolve
 from arrowstream.plan.joins import (
     HOWS,
+    AsofJoin,
     Bound,
     Join,
     bounds_of,
@@ -131,6 +132,69 @@ def join_where(frame: StreamFrame, other: Any, predicates: Sequence[Any], how: s
     right, rights = _keyed(right, [two for _, two in asked.equal], "right")
     _same_types(left, lefts, right, rights)
     return _made(left, right, lefts, rights, how, suffix, False, False, list(asked.where))
+
+
+def join_asof(
+    frame: StreamFrame,
+    other: Any,
+    left_on: str | None,
+    right_on: str | None,
+    by_left: Sequence[str],
+    by_right: Sequence[str],
+    strategy: str,
+    suffix: str,
+    tolerance: Any,
+    exact: bool,
+    coalesce: bool,
+) -> AsofJoin:
+    """The node of `frame.join_asof(other, ...)`."""
+    where = "join_asof"
+    right = _stream(frame, other, where)
+    left = frame._node
+    if left.time is None or right.time is None:
+        raise PlanError(
+            f"{where}: an answer is certain when the watermarks of both streams have passed it; call with_watermark on "
+            "both first (a table that is there as a whole: use join)"
+        )
+    if not (isinstance(left.kind, Append) and isinstance(right.kind, Append)):
+        raise PlanError(f"{where}: both streams must only grow; join before the aggregate, or use final windows")
+    names = (left_on or left.time.column, right_on or right.time.column)
+    for side, name, node in (("left", names[0], left), ("right", names[1], right)):
+        if name not in node.schema:
+            raise unknown_column(name, f"the {side} side", node.schema.names())
+        if node.time is None or node.time.column != name:
+            raise PlanError(f"{where}: {name!r} is not the event time of the {side} side")
+    if left.schema[names[0]] != right.schema[names[1]]:
+        raise ColumnError(f"{where}: {left.schema[names[0]]} and {right.schema[names[1]]} are two types; cast one")
+    if strategy not in ("backward", "forward", "nearest"):
+        raise PlanError(f"{where}: strategy={strategy!r} is not backward, forward or nearest")
+    dtype = left.schema[names[0]]
+    ticks = None if tolerance is None else duration_ticks(tolerance, dtype, f"{where}: tolerance")
+    if strategy != "backward" and ticks is None:
+        raise PlanError(f"{where}: strategy={strategy!r} looks ahead, so say how far: tolerance='10s'")
+    lefts, rights = _keyed(left, by_left, "left")[1], _keyed(right, by_right, "right")[1]
+    _same_types(left, lefts, right, rights)
+    parts: dict[str, Any] = {
+        "left": left,
+        "right": right,
+        "left_on": names[0],
+        "right_on": names[1],
+        "by_left": lefts,
+        "by_right": rights,
+        "strategy": strategy,
+        "tolerance": ticks,
+        "suffix": suffix,
+        "exact": exact,
+        "coalesce": coalesce,
+    }
+    try:
+        empty = AsofJoin(schema=left.schema, kind=Append(), **parts)
+        made = empty.join(left.schema.to_frame().lazy(), right.schema.to_frame().lazy())
+        schema = made.collect().schema
+    except pl.exceptions.PolarsError as error:
+        raise PlanError(f"{where}: {error}") from error
+    time = least([left.time, right.time], names[0]).held_back(0 if strategy == "backward" else ticks or 0)
+    return AsofJoin(schema=schema, kind=Append(), time=time, **parts)
 
 
 def _made(

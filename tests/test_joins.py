@@ -144,6 +144,62 @@ def test_join_where_with_bounds_on_both_times(left: Any, right: Any, cuts: Any) 
     assert_same(found, wanted)
 
 
+@given(
+    left=rows,
+    right=rows,
+    cuts=shares,
+    strategy=st.sampled_from(["backward", "forward", "nearest"]),
+    exact=st.booleans(),
+    keyed=st.booleans(),
+    delay=st.sampled_from(["0s", "5s", "60s"]),
+)
+@settings(max_examples=80)
+def test_a_join_as_of_a_time(
+    left: Any, right: Any, cuts: Any, strategy: Any, exact: bool, keyed: bool, delay: str
+) -> None:
+    one, two = streams(delay)
+    options: Any = {"on": "t", "strategy": strategy, "allow_exact_matches": exact, "by": "k" if keyed else None}
+    if strategy != "backward":
+        options["tolerance"] = "7s"
+    joined = one.join_asof(two, **options)
+    known = lambda side: [(k or 0, t, n) for n, (k, t, _) in enumerate(side)]  # noqa: E731
+    a, b = frame(known(left)), frame(known(right))
+    letters: list[pa.Table] = []
+    found = run_pieces(joined._node, pieces(a, b, cuts), letters=letters)
+    a, b = (less(side, letters, name).sort("t", maintain_order=True) for side, name in ((a, "left"), (b, "right")))
+    wanted = a.join_asof(b, **options)
+    assert joined.schema == wanted.schema
+    assert_same(found, wanted)
+
+
+@given(left=rows, right=rows, cuts=shares, how=st.sampled_from(["left", "inner"]))
+@settings(max_examples=25)
+def test_a_row_meets_the_version_of_its_time(left: Any, right: Any, cuts: Any, how: str) -> None:
+    one, two = streams("60s")
+    joined = one.join_temporal(two, on="k", how=how)
+    a, b = (frame([(k or 0, t, v) for k, t, v in side]) for side in (left, right))
+    wanted = a.sort("t").join_asof(b.sort("t", maintain_order=True), on="t", by="k")
+    if how == "inner":
+        wanted = wanted.filter(pl.col("v_right").is_not_null())
+    assert_same(run_pieces(joined._node, pieces(a, b, cuts)), wanted)
+
+
+def test_the_right_of_a_join_as_of_keeps_the_last_of_each_key() -> None:
+    ctx = ars.StreamingContext(batch_interval="10ms")
+    left, right = ctx.read.memory(SCHEMA, name="left"), ctx.read.memory(SCHEMA, name="right")
+    joined = left.with_watermark("t", "1s").join_asof(right.with_watermark("t", "1s"), on="t", by="k")
+    joined.write.memory("found")
+    with ctx:
+        ctx.start()
+        for second in range(0, 200, 10):
+            right.source.send(frame([(1, second, second), (2, second, second)]))
+            left.source.send(frame([(1, second + 2, second)]))
+            ctx.process_all_available()
+        assert ctx.progress.last is not None
+        assert ctx.progress.last.state_rows <= 6
+        assert ctx.sql("SELECT count(*) FROM found WHERE v = v_right").fetchall() == [(19,)]
+
+
 @pytest.mark.parametrize("how", HOWS)
 @given(left=rows, right=rows, cuts=shares)
 @settings(max_examples=15)
@@ -214,5 +270,9 @@ def test_what_has_no_end_or_no_key_is_refused_with_the_cure() -> None:
         one.join(two, on="q")
     with pytest.raises(ars.ArrowStreamError, match="cast one"):
         one.join(two, left_on="k", right_on="t")
+    with pytest.raises(ars.ArrowStreamError, match="with_watermark on"):
+        one.join_asof(two, on="t")
+    with pytest.raises(ars.ArrowStreamError, match="say how far"):
+        one.with_watermark("t", "1s").join_asof(two.with_watermark("t", "1s"), on="t", strategy="nearest")
     with pytest.raises(ars.ArrowStreamError, match="another suffix"):
         one.join(two, on="k", suffix="")

@@ -10,6 +10,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
+from arrowstream.operators.asof import AsofJoinOperator
 from arrowstream.operators.distinct import DistinctFirst, DistinctLast, DistinctPartial, DistinctWithin
 from arrowstream.operators.exchange import RowsPartial
 from arrowstream.operators.join import BoundedJoin, Pairing, UnboundedJoin
@@ -34,7 +35,7 @@ from arrowstream.operators.tablejoin import TableJoinOperator
 from arrowstream.operators.topk import TopOne, TopPartial, TopRows
 from arrowstream.operators.window import JudgedPartial, WindowJudge, WindowMerge, WindowRows, WindowRowsPartial
 from arrowstream.plan.eventtime import EventTime
-from arrowstream.plan.joins import Join
+from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.kinds import needs_removed
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union, Watermark
 from arrowstream.plan.ranks import Distinct, TopK
@@ -225,6 +226,17 @@ def _(node: Join, to: _Builder) -> int:
         )
     else:
         make = partial(UnboundedJoin, pairing, weighted)
+    return to.merge(make, before, node)
+
+
+@_compile.register
+def _(node: AsofJoin, to: _Builder) -> int:
+    before = tuple(
+        to.add(Partial(RowsPartial(side.schema.names(), False, to.judge(side, node)), keys), to.made[side])
+        for side, keys in zip(node.inputs, (node.by_left, node.by_right), strict=True)
+    )
+    to.ordered = True
+    make = partial(AsofJoinOperator, node, to.time(node.left)[0], to.time(node.right)[0])
     return to.merge(make, before, node)
 
 

@@ -6,7 +6,7 @@ from functools import singledispatch
 
 from arrowstream.connectors.changes import Append
 from arrowstream.plan.eventtime import show_ticks
-from arrowstream.plan.joins import Join
+from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union
 from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
@@ -105,13 +105,16 @@ def _(node: TableJoin) -> str:
 
 
 @_engine.register(Join)
+@_engine.register(AsofJoin)
 @_engine.register(WindowAggregate)
 @_engine.register(SessionAggregate)
 @_engine.register(Recompute)
 @_engine.register(TopK)
 @_engine.register(Distinct)
 def _(node: Node) -> str:
-    keyed = getattr(node, "keys", None) or getattr(node, "left_on", None) or getattr(node, "subset", None)
+    keyed = getattr(node, "keys", None) or getattr(node, "by_left", None) or getattr(node, "subset", None)
+    if isinstance(node, Join):
+        keyed = node.left_on
     return "polars, exchange by key" if keyed else "polars, exchange to one partition"
 
 
@@ -159,3 +162,9 @@ def _(node: SessionAggregate) -> str:
 @_state.register
 def _(node: TableJoin) -> str:
     return " | state: the table, in each worker"
+
+
+@_state.register
+def _(node: AsofJoin) -> str:
+    last = f"the last row per {', '.join(node.by_right)}" if node.by_right else "the last row"
+    return f" | state: rows of the left that wait, {last} of the right and what the watermark has not passed"

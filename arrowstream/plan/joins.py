@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from datetime import timedelta
+from typing import Any, Final, Literal
 
 import polars as pl
 
@@ -81,6 +82,54 @@ class Join(Node):
     def bounded(self) -> bool:
         """Whether rows of both sides are let go as time passes."""
         return bool(self.left_bounds and self.right_bounds)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AsofJoin(Node):
+    """Each row of the left with the row of the right that is nearest in time, of the same `by`.
+
+    `tolerance` is in ticks. A left row comes out once no row to come can change its answer.
+    """
+
+    left: Node
+    right: Node
+    left_on: str
+    right_on: str
+    by_left: tuple[str, ...]
+    by_right: tuple[str, ...]
+    strategy: Literal["backward", "forward", "nearest"]
+    tolerance: int | None
+    suffix: str
+    exact: bool
+    coalesce: bool
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.left, self.right)
+
+    @property
+    def label(self) -> str:
+        by = f" by {', '.join(self.by_left)}" if self.by_left else ""
+        return f"Join as of {self.left_on}, {self.strategy}{by}"
+
+    def join(self, left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
+        """The join itself; both sides sorted by time."""
+        tolerance: Any = self.tolerance
+        if tolerance is not None and self.left.schema[self.left_on].is_temporal():
+            tolerance = timedelta(microseconds=tolerance)
+        return left.join_asof(
+            right,
+            left_on=self.left_on,
+            right_on=self.right_on,
+            by_left=self.by_left or None,
+            by_right=self.by_right or None,
+            strategy=self.strategy,
+            tolerance=tolerance,
+            suffix=self.suffix,
+            allow_exact_matches=self.exact,
+            coalesce=self.coalesce,
+            check_sortedness=False,
+        )
 
 
 def pair_names(left: pl.Schema, right: pl.Schema, suffix: str) -> dict[str, str]:

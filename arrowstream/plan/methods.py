@@ -213,7 +213,7 @@ METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
         "inspect": Refused("it would print every batch", "preview(...), or .write.console()"),
         "interpolate": _NEIGHBOURS,
         "join": Node("frame.join(other, on=...)"),
-        "join_asof": _JOIN,
+        "join_asof": Node("frame.join_asof(other, by=...)"),
         "join_where": Node("frame.join_where(other, predicate, ...)"),
         "last": _ORDER,
         "lazy": _LOCAL,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from polars._typing import ColumnNameOrSelector, IntoExpr
 
     from arrowstream.grouped import StreamGroupBy
-    from arrowstream.windowed import StreamSessions, StreamWindows
+    from arrowstream.windowed import StreamCounts, StreamRolling, StreamSessions, StreamWindows
     from arrowstream.write import WriteTo
 
 
@@ -442,6 +442,26 @@ class StreamFrame:
         from arrowstream.windowed import session
 
         return session(self, index_column, gap, group_by, include_boundaries, emit)
+
+    def group_by_count(self, size: int, *, group_by: Any = None) -> StreamCounts:
+        """Windows of `size` rows each, in order of arrival, of each key if given; call `agg` on it.
+
+        Columns: the keys, `window` (from 0), the aggregates; a window comes at its first row and is updated until it
+        is full. Raises `PlanError`.
+        """
+        from arrowstream.windowed import count
+
+        return count(self, size, group_by)
+
+    def rolling(self, index_column: str, *, period: Any, closed: str = "right", group_by: Any = None) -> StreamRolling:
+        """For each row, aggregates of the rows of its key in the `period` before it, as in `LazyFrame.rolling`.
+
+        A row comes out once, when the watermark has passed its time; rows of the same time see each other. Columns:
+        the keys, the index column, the aggregates. Raises `PlanError`.
+        """
+        from arrowstream.windowed import rolling
+
+        return rolling(self, index_column, period, closed, group_by)
 
     def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
         """Running aggregates over all rows: one row, updated as rows come."""

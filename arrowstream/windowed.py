@@ -10,10 +10,10 @@ import polars as pl
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
 from arrowstream.plan.aggregates import NotDecomposable, decompose
-from arrowstream.plan.eventtime import check_time, duration_ticks
+from arrowstream.plan.eventtime import EventTime, check_time, duration_ticks
 from arrowstream.plan.expressions import as_expressions, expand_grouped, resolve
 from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate
-from arrowstream.plan.windows import BIN, CLOSED, WindowAggregate, Windows, interval
+from arrowstream.plan.windows import BIN, CLOSED, Numbered, Rolling, WindowAggregate, Windows, interval
 
 if TYPE_CHECKING:
     from polars._typing import IntoExpr
@@ -161,6 +161,81 @@ class StreamSessions:
     def len(self, name: str | None = None) -> StreamFrame:
         """How many rows each session has."""
         return self.agg(pl.len().alias(name or "len"))
+
+
+class StreamRolling:
+    """For each row what lies before it: call `agg`."""
+
+    def __init__(self, frame: StreamFrame, index: str, period: int, closed: str, by: Sequence[pl.Expr]) -> None:
+        self._frame, self._index, self._period, self._closed, self._by = frame, index, period, closed, list(by)
+
+    def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
+        """A row per row: its key, its time and aggregates of the rows before it. Raises `PlanError`."""
+        node, schema = self._frame._node, self._frame.schema
+        by, outputs = expand_grouped(schema, self._by, as_expressions(aggs, named_aggs))
+        for name, expr in by:
+            if not expr.meta.is_column():
+                raise PlanError(f"rolling: the key {name!r} is computed; make it a column first by with_columns")
+        described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
+        assert node.time is not None
+        parts: dict[str, Any] = {
+            "kind": Append(),
+            "input": node,
+            "index": self._index,
+            "period": self._period,
+            "closed": self._closed,
+            "keys": tuple(name for name, _ in by),
+            "by": tuple(expr for _, expr in by),
+            "aggs": tuple(expr.alias(name) for name, expr in outputs),
+            "description": described if len(described) <= 120 else described[:119] + "…",
+        }
+        empty = Rolling(schema=schema, **parts)
+        output = resolve(empty.rolled(pl.LazyFrame(schema=schema)), schema)
+        time = EventTime(self._index, node.time.marks, node.time.behind + node.time.lateness, 0)
+        return self._frame._with(Rolling(schema=output, time=time, **parts))
+
+
+class StreamCounts:
+    """Windows of a number of rows: call `agg`."""
+
+    def __init__(self, frame: StreamFrame, size: int, group_by: Any) -> None:
+        self._frame, self._size = frame, size
+        self._keys = [] if group_by is None else [group_by] if isinstance(group_by, str) else list(group_by)
+
+    def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
+        """A row per key and window, updated as its rows come; `window` numbers them from 0. Raises `PlanError`."""
+        frame, node = self._frame, self._frame._node
+        for key in self._keys:
+            if key not in frame.schema:
+                raise unknown_column(key, "the frame", frame.columns)
+        if "window" in frame.schema:
+            raise PlanError("group_by_count: the number of the window is called 'window'; rename your column")
+        schema = pl.Schema({**frame.schema, "window": pl.Int64()})
+        numbered = frame._with(
+            Numbered(schema=schema, kind=Append(), input=node, keys=tuple(self._keys), name="window")
+        )
+        windows = numbered.with_columns(pl.col("window") // self._size)
+        return windows.group_by(*self._keys, "window").agg(*aggs, **named_aggs)
+
+
+def count(frame: StreamFrame, size: int, group_by: Any) -> StreamCounts:
+    """What `group_by_count` gives."""
+    if not isinstance(size, int) or size < 1:
+        raise PlanError(f"group_by_count: size={size!r} must be a whole number above zero")
+    if not isinstance(frame._node.kind, Append):
+        raise PlanError("group_by_count: rows that are taken back have no number; count before the aggregate")
+    return StreamCounts(frame, size, group_by)
+
+
+def rolling(frame: StreamFrame, index: str, period: Any, closed: str, group_by: Any) -> StreamRolling:
+    """What `rolling` gives."""
+    where = "rolling"
+    _check(frame, index, "final", where)
+    if closed not in CLOSED:
+        raise PlanError(f"{where}: closed={closed!r} is not one of {', '.join(CLOSED)}")
+    length = duration_ticks(period, frame.schema[index], f"{where}: period")
+    by = [] if group_by is None else as_expressions([group_by], {})
+    return StreamRolling(frame, index, length, closed, by)
 
 
 def session(frame: StreamFrame, index: str, gap: Any, group_by: Any, boundaries: bool, emit: str) -> StreamSessions:

@@ -233,6 +233,39 @@ def test_a_row_between_two_sessions_makes_them_one() -> None:
     assert run_pieces(sessions._node, pieces).rows() == [(DAY, 4)]
 
 
+@given(
+    rows=rows_of,
+    cuts=cuts_of,
+    delay=st.sampled_from(["0s", "4s", "60s"]),
+    closed=st.sampled_from(["right", "left", "both", "none"]),
+    keyed=st.booleans(),
+    lateness=st.sampled_from([None, "5s"]),
+)
+@settings(max_examples=60)
+def test_each_row_sees_what_lies_before_it(
+    rows: Any, cuts: Any, delay: str, closed: Any, keyed: bool, lateness: str | None
+) -> None:
+    aggs = [pl.col("v").sum().alias("sum"), pl.len().cast(pl.Int64).alias("n"), pl.col("v").median().alias("mid")]
+    by = "k" if keyed else None
+    rolled = stream(delay, allowed_lateness=lateness).rolling("t", period="7s", closed=closed, group_by=by).agg(aggs)
+    data = frame(rows)
+    letters: list[pa.Table] = []
+    found = run_pieces(rolled._node, cut(data, cuts), letters=letters)
+    wanted = in_time(data, letters).sort("t", maintain_order=True).rolling("t", period="7s", closed=closed, group_by=by)
+    assert_frame_equal(found, wanted.agg(aggs), check_row_order=False)
+
+
+@given(rows=rows_of, cuts=cuts_of, keyed=st.booleans(), size=st.integers(1, 4))
+@settings(max_examples=40)
+def test_windows_of_a_number_of_rows(rows: Any, cuts: Any, keyed: bool, size: int) -> None:
+    windows = stream().group_by_count(size, group_by="k" if keyed else None).agg(pl.col("v").sum(), n=pl.len())
+    data = frame(rows)
+    place = pl.int_range(pl.len(), dtype=pl.Int64)
+    numbered = data.with_columns(window=(place.over("k") if keyed else place) // size)
+    wanted = numbered.group_by(*(["k"] if keyed else []), "window").agg(pl.col("v").sum(), n=pl.len().cast(pl.Int64))
+    assert_frame_equal(run_pieces(windows._node, cut(data, cuts)), wanted, check_row_order=False)
+
+
 def test_whole_numbers_can_be_a_time_too() -> None:
     source = ars.StreamingContext().read.memory({"i": pl.Int64, "v": pl.Int64}, name="s").with_watermark("i", 2)
     windows = source.group_by_dynamic("i", every="10i").agg(pl.col("v").sum())

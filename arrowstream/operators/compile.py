@@ -29,6 +29,7 @@ from arrowstream.operators.program import (
     Write,
 )
 from arrowstream.operators.recompute import RecomputeGroups
+from arrowstream.operators.rolling import NumberRows, RollingOperator
 from arrowstream.operators.rows import MapBatchesOperator, RowsOperator, SqlOperator, UnionOperator
 from arrowstream.operators.session import SessionMerge, SessionPartial
 from arrowstream.operators.tablejoin import TableJoinOperator
@@ -43,7 +44,7 @@ from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
-from arrowstream.plan.windows import WindowAggregate
+from arrowstream.plan.windows import Numbered, Rolling, WindowAggregate
 
 
 @dataclass(slots=True)
@@ -174,6 +175,22 @@ def _(node: SessionAggregate, to: _Builder) -> int:
     before = to.add(Partial(SessionPartial(node, to.judge(node.input, node)), node.keys), *_inputs(node, to))
     to.ordered = to.ordered or node.decomposition is None or node.decomposition.ordered
     return to.merge(partial(SessionMerge, node, mark), (before,), node)
+
+
+@_compile.register
+def _(node: Rolling, to: _Builder) -> int:
+    mark, _ = to.time(node.input)
+    rows = RowsPartial(node.input.schema.names(), False, to.judge(node.input, node))
+    before = to.add(Partial(rows, node.keys), *_inputs(node, to))
+    to.ordered = True
+    return to.merge(partial(RollingOperator, node, mark), (before,), node)
+
+
+@_compile.register
+def _(node: Numbered, to: _Builder) -> int:
+    before = to.add(Partial(RowsPartial(node.input.schema.names(), False), node.keys), *_inputs(node, to))
+    to.ordered = True
+    return to.merge(partial(NumberRows, node), (before,), node)
 
 
 @_compile.register

@@ -12,7 +12,7 @@ from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
 from arrowstream.plan.tables import TableJoin
-from arrowstream.plan.windows import WindowAggregate
+from arrowstream.plan.windows import Numbered, Rolling, WindowAggregate
 
 
 def explain(node: Node) -> str:
@@ -110,6 +110,8 @@ def _(node: TableJoin) -> str:
 @_engine.register(SessionAggregate)
 @_engine.register(Recompute)
 @_engine.register(TopK)
+@_engine.register(Rolling)
+@_engine.register(Numbered)
 @_engine.register(Distinct)
 def _(node: Node) -> str:
     keyed = getattr(node, "keys", None) or getattr(node, "by_left", None) or getattr(node, "subset", None)
@@ -168,3 +170,13 @@ def _(node: TableJoin) -> str:
 def _(node: AsofJoin) -> str:
     last = f"the last row per {', '.join(node.by_right)}" if node.by_right else "the last row"
     return f" | state: rows of the left that wait, {last} of the right and what the watermark has not passed"
+
+
+@_state.register
+def _(node: Rolling) -> str:
+    return " | state: the rows of the period before the watermark"
+
+
+@_state.register
+def _(node: Numbered) -> str:
+    return f" | state: a count per {', '.join(node.keys)}, unbounded" if node.keys else " | state: a count"

@@ -169,7 +169,6 @@ def _cast(method: str, args: tuple[Any, ...], kwargs: dict[str, Any], schema: pl
 _ORDER = Refused("the position of a row depends on how the stream is cut", BY_SQL)
 _NEIGHBOURS = Refused("a row's neighbours may be in another batch", BY_SQL)
 _SORTED = NotYet(BY_SQL)
-_WINDOW = NotYet("a key that names the window: group_by(pl.col('ts').dt.truncate('1m')).agg(...)")
 _JOIN = NotYet(
     "for a table that does not change, map_batches(lambda rows: rows.join(table, on=...)); else SQL over outputs"
 )
@@ -237,7 +236,7 @@ METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
         "remove": Rows(_predicates),
         "rename": Rows(_plain),
         "reverse": _ORDER,
-        "rolling": _WINDOW,
+        "rolling": Node("frame.rolling(...).agg(...)"),
         "schema": Node("frame.schema"),
         "select": Rows(_select),
         "select_seq": Rows(_select),

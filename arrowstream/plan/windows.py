@@ -281,3 +281,53 @@ def describe(windows: Windows) -> str:
     if windows.tumbling:
         return f"of {windows.period}"
     return f"of {windows.period} every {windows.every}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rolling(Node):
+    """For each row, aggregates of the rows of its key in the `period` ticks before it; it comes out once the watermark
+    has passed its time.
+    """
+
+    input: Node
+    index: str
+    period: int
+    closed: Closed
+    keys: tuple[str, ...]
+    by: tuple[pl.Expr, ...]
+    aggs: tuple[pl.Expr, ...]
+    description: str
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        by = f" by {', '.join(self.keys)}" if self.keys else ""
+        return f"Rolling {show_ticks(self.period, self.input.schema[self.index])} {self.description}{by}"
+
+    def rolled(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """The call itself, over rows in order of time."""
+        dtype = self.input.schema[self.index]
+        period = f"{self.period}i" if dtype.is_integer() else show_ticks(self.period, dtype)
+        ordered = rows.sort(self.index, maintain_order=True)
+        by = list(self.by) or None
+        return ordered.rolling(self.index, period=period, closed=self.closed, group_by=by).agg(self.aggs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Numbered(Node):
+    """Rows with their number in order of arrival, from 0, of each key: the column `name`."""
+
+    input: Node
+    keys: tuple[str, ...]
+    name: str
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,)
+
+    @property
+    def label(self) -> str:
+        return "Number rows" + (f" of each {', '.join(self.keys)}" if self.keys else "")

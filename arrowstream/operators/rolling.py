@@ -1,0 +1,92 @@
+"""Aggregates of what lies just before each row; and the number of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import polars as pl
+
+from arrowstream.operators.changes import Changes
+from arrowstream.operators.exchange import ROWS_FRAME, gathered
+from arrowstream.operators.moment import Mark, Moment
+from arrowstream.operators.program import Parts
+from arrowstream.plan.eventtime import BEGINNING, FOREVER, ticks
+from arrowstream.plan.windows import Numbered, Rolling
+from arrowstream.state.protocol import StateTable
+from arrowstream.state.rows import ID, RowTable
+from arrowstream.state.table import KeyedTable
+
+_COUNT: Final = "__count"
+
+
+class RollingOperator:
+    """Keeps the rows that wait for the watermark, and those before them that count."""
+
+    def __init__(self, node: Rolling, mark: Mark) -> None:
+        self._node, self._mark = node, mark
+        self._rows = RowTable(node.input.schema)
+        self._time = ticks(pl.col(node.index), node.input.schema[node.index])
+
+    @property
+    def tables(self) -> Mapping[str, StateTable]:
+        return {"rows": self._rows}
+
+    def nothing(self) -> Changes:
+        return Changes(self._node.schema.to_frame().lazy())
+
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        self._rows.append(gathered(inputs[0], ROWS_FRAME))
+        # Rows up to the lateness that is allowed may still come between.
+        low, high = moment.late_before(self._mark), moment.forgotten(self._mark)
+        if high <= low or not len(self._rows):
+            return self.nothing()
+        certain = (self._time >= low) & (self._time < high) if low != BEGINNING else self._time < high
+        if high == FOREVER:
+            certain = self._time >= low
+        known = self._rows.frame.lazy().drop(ID)
+        if high != FOREVER:
+            known = known.filter(self._time < high)
+        found = self._node.rolled(known).filter(certain).collect().select(self._node.schema.names())
+        kept = pl.lit(False) if high == FOREVER else self._time >= high - self._node.period
+        self._rows.keep(kept)
+        return Changes(found.lazy())
+
+
+class NumberRows:
+    """How many rows each key has had."""
+
+    def __init__(self, node: Numbered) -> None:
+        self._node, self._keys = node, list(node.keys)
+        schema = node.input.schema
+        self._counts = KeyedTable(
+            pl.Schema({name: schema[name] for name in self._keys}), pl.Schema({_COUNT: pl.Int64()})
+        )
+
+    @property
+    def tables(self) -> Mapping[str, StateTable]:
+        return {"counts": self._counts}
+
+    def nothing(self) -> Changes:
+        return Changes(self._node.schema.to_frame().lazy())
+
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        rows = gathered(inputs[0], ROWS_FRAME)
+        if not rows.height:
+            return self.nothing()
+        place, size = pl.int_range(pl.len(), dtype=pl.Int64), pl.len().cast(pl.Int64)
+        if self._keys:
+            place, size = place.over(self._keys), size.over(self._keys)
+        numbered = rows.with_columns(place.alias(self._node.name), size.alias(_COUNT))
+        touched = numbered.filter(pl.col(self._node.name) == 0)
+        slots = self._counts.upsert(touched.select(self._keys)).slots
+        before = self._counts.gather(slots)[_COUNT].fill_null(0)
+        self._counts.put(slots, (before + touched[_COUNT]).alias(_COUNT).to_frame())
+        # No join: it does not always match NaN with NaN. The first row of a key is where its count is known.
+        first = numbered.filter(pl.col(self._node.name) == 0).with_columns(before.alias("__before"))
+        rest = numbered.filter(pl.col(self._node.name) > 0).with_columns(pl.lit(None, pl.Int64).alias("__before"))
+        together = pl.concat([first, rest])
+        known = pl.col("__before").max()
+        known = known.over(self._keys) if self._keys else known
+        shown = together.with_columns(pl.col(self._node.name) + known)
+        return Changes(shown.select(self._node.schema.names()).lazy())

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -89,6 +89,10 @@ WHOLE = [pl.col("v").median().alias("mid"), pl.col("v").sort().last().alias("top
     emit=st.sampled_from(["final", "update"]),
     aggs=st.sampled_from([AGGS, DISTINCT, WHOLE]),
 )
+@example(
+    rows=[(1, None)], cuts=[1.0], shape=(10, 10), offset=0, closed="none", label="left", delay="0s", emit="final",
+    aggs=AGGS,
+)  # fmt: skip
 @settings(max_examples=120)
 def test_windows_are_those_of_the_rows_in_time(
     rows: Any, cuts: Any, shape: Any, offset: int, closed: str, label: str, delay: str, emit: str, aggs: Any

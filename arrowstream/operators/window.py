@@ -140,7 +140,7 @@ class _Shape:
             return pl.Series([False]).new_from_index(0, frame.height)
         bins = frame.select(pl.col(BIN)).unique()
         last = (
-            self._windows.expanded(bins.lazy().with_columns(pl.col(BIN).alias("__time")), "__time")
+            self._windows.expanded(bins.lazy())
             .group_by(BIN)
             .agg(self._windows.closes(pl.col(END)).max().alias(_CLOSES))
             .filter(pl.col(_CLOSES) > limit)

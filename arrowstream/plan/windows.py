@@ -138,7 +138,8 @@ class Windows:
     def expanded(self, rows: pl.LazyFrame, time: str | None = None) -> pl.LazyFrame:
         """A row for each window that contains its `__bin`, with `__start` and `__end` of the column's type.
 
-        Where there are no bins, `time` is the column of times that the windows must contain.
+        Where there are no bins, `time` is the column of times that the windows must contain; left out, there is a row
+        for each window that may.
         """
         start, end = pl.col(START), pl.col(END)
         if self.cumulate:
@@ -154,8 +155,7 @@ class Windows:
         rows = rows.with_columns(self._shift(start, self.period.text, 1).alias(END))
         if self.bin is not None:
             return rows.filter(end > pl.col(BIN))
-        assert time is not None
-        return rows.filter(self._contains(pl.col(time)))
+        return rows if time is None else rows.filter(self._contains(pl.col(time)))
 
     def first_end(self, time: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
         """Begin and end of the earliest window that contains a time."""

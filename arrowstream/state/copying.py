@@ -9,6 +9,9 @@ import polars as pl
 from polars import CompatLevel
 
 _FLAT: Final = (pl.Boolean, pl.Date, pl.Time, pl.Datetime, pl.Duration)
+# So much more than the rows need may stay alive with them.
+_TIMES: Final = 2
+_BESIDES: Final = 1 << 12
 
 
 def copied(frame: pl.DataFrame) -> pl.DataFrame:
@@ -17,15 +20,37 @@ def copied(frame: pl.DataFrame) -> pl.DataFrame:
     A slice of a frame keeps the whole alive, also over Arrow and back; Polars' texts refer to the buffers they
     were cut from, also when gathered.
     """
-    if not frame.width:
+    return _rewritten(_gathered(frame))
+
+
+def released(frame: pl.DataFrame) -> pl.DataFrame:
+    """The same rows in one chunk, with their texts copied only if they keep alive more than twice what they need.
+
+    The copy is most of the cost of keeping rows with texts: 7 ms for 100,000 rows with three, 0.5 without.
+    """
+    frame = _gathered(frame)
+    texts = _texts(frame)
+    if not texts.width:
         return frame
-    frame = frame[np.arange(frame.height)]
-    flat = [dtype.is_numeric() or isinstance(dtype, _FLAT) for dtype in frame.schema.values()]
-    if all(flat):
+    held = texts.to_arrow(compat_level=CompatLevel.newest()).get_total_buffer_size()
+    return _rewritten(frame) if held > _TIMES * texts.estimated_size() + _BESIDES else frame
+
+
+def _gathered(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame[np.arange(frame.height)] if frame.width else frame
+
+
+def _rewritten(frame: pl.DataFrame) -> pl.DataFrame:
+    texts = _texts(frame)
+    if not texts.width:
         return frame
-    texts = frame.select(name for name, is_flat in zip(frame.columns, flat, strict=True) if not is_flat)
     # Without views: these are written anew, end to end.
     fresh = pl.DataFrame(texts.to_arrow(compat_level=CompatLevel.oldest()))
-    if fresh.schema != texts.schema:
-        fresh = fresh.cast(texts.schema)
-    return frame.with_columns(fresh.get_columns())
+    return frame.with_columns((fresh if fresh.schema == texts.schema else fresh.cast(texts.schema)).get_columns())
+
+
+def _texts(frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns that are not flat arrays of numbers."""
+    return frame.select(
+        name for name, dtype in frame.schema.items() if not (dtype.is_numeric() or isinstance(dtype, _FLAT))
+    )

@@ -6,23 +6,30 @@ from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from arrowstream.errors import StateError
-from arrowstream.state.delta import DELETED, from_delta, to_delta
+from arrowstream.state.columns import check_payload
+from arrowstream.state.copying import copied, released
+from arrowstream.state.delta import DELETED, merge_deltas, to_delta
+from arrowstream.state.physical import storage
 
 ID: Final = "__id"
 """The column that names a row: Int64, counted up in order of arrival."""
 
-_CHUNKS: Final = 16
+# Appends below this are written anew when they are joined, so that no frame refers to thousands of buffers.
+_SMALL: Final = 1 << 12
 
 
 class RowTable:
     """Rows in order of arrival: open windows, sessions, the sides of a join with bounds.
 
     Frames are immutable, so the former version is simply kept until the next is committed. What is asked of it costs
-    by all its rows: it is for rows that are looked at, or let go, as time goes on.
+    by all its rows, except for `append`: it is for rows that are looked at, or let go, as time goes on. Numbers are
+    not given again, neither after a rollback nor after a restore. Of the batches that rows came with, no more stays
+    alive than a few times the rows' own memory.
 
     >>> table = RowTable(pl.Schema({"word": pl.String}))
     >>> ids = table.append(pl.DataFrame({"word": ["a", "b"]}))
@@ -34,12 +41,20 @@ class RowTable:
     def __init__(self, schema: pl.Schema) -> None:
         if ID in schema or DELETED in schema:
             raise StateError(f"the columns {ID} and {DELETED} are used inside; rename yours")
+        for name, dtype in schema.items():
+            if storage(dtype) is None:
+                check_payload(name, dtype)
         self._schema = pl.Schema({ID: pl.Int64(), **schema})
-        self._clear()
+        self._next = 1
+        self._set(self._schema.to_frame())
+        self.commit()
 
-    def _clear(self) -> None:
-        self._frame = self._committed = self._schema.to_frame()
-        self._next = self._committed_next = 1
+    def _set(self, frame: pl.DataFrame) -> None:
+        """Be one frame whose memory is its own."""
+        self._pieces = [frame] if frame.height else []
+        self._whole: pl.DataFrame | None = frame
+        # Rows whose texts may be alive: those here, and those dropped since the last copy.
+        self._held = frame.height
 
     @property
     def keys(self) -> pl.Schema:
@@ -48,8 +63,10 @@ class RowTable:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """All rows, `__id` first, in order of arrival."""
-        return self._frame
+        """All rows, `__id` first, in order of arrival. The frame stays as it is when the table changes."""
+        if self._whole is None:
+            self._whole = pl.concat(self._pieces, rechunk=False) if self._pieces else self._schema.to_frame()
+        return self._whole
 
     @property
     def next_id(self) -> int:
@@ -57,67 +74,82 @@ class RowTable:
         return self._next
 
     def __len__(self) -> int:
-        return self._frame.height
+        return sum(piece.height for piece in self._pieces)
 
     def memory_bytes(self) -> int:
         """Bytes of all rows."""
-        return int(self._frame.estimated_size())
+        return sum(int(piece.estimated_size()) for piece in self._pieces)
 
     def append(self, rows: pl.DataFrame) -> pl.Series:
         """Add rows of the table's columns; their numbers."""
         ids = pl.Series(ID, np.arange(self._next, self._next + rows.height))
-        if rows.height:
-            self._next += rows.height
-            added = rows.select(list(self._schema)[1:]).insert_column(0, ids)
-            frame = pl.concat([self._frame, added]) if self._frame.height else added
-            self._frame = frame.rechunk() if frame.n_chunks() > _CHUNKS else frame
+        if not rows.height:
+            return ids
+        self._next += rows.height
+        self._held += rows.height
+        added = [released(rows.select(list(self._schema)[1:]).insert_column(0, ids))]
+        # A piece joins a last one not twice its size: a row is moved a few times in its life, and pieces stay few.
+        pieces, height = list(self._pieces), rows.height
+        while pieces and pieces[-1].height <= 2 * height:
+            height += pieces[-1].height
+            added.append(pieces.pop())
+        joined = pl.concat(reversed(added), rechunk=True) if len(added) > 1 else added[0]
+        self._pieces = [*pieces, copied(joined) if len(added) > 1 and rows.height < _SMALL else joined]
+        self._whole = None
         return ids
 
     def keep(self, rows: pl.Series | pl.Expr) -> None:
         """Drop the rows for which this is not true."""
-        kept = self._frame.filter(rows)
-        if kept.height < self._frame.height:
-            self._frame = kept.rechunk()
+        frame = self.frame
+        kept = frame.filter(rows)
+        if kept.height == frame.height:
+            return
+        # Texts that are left refer to the buffers of all; once most is gone, that pays for a copy.
+        if 4 * kept.height < self._held:
+            self._set(copied(kept))
+        else:
+            kept = kept.rechunk()
+            self._pieces, self._whole = [kept], kept
 
     def replace(self, rows: pl.DataFrame) -> None:
         """Drop all rows and add these, under new numbers."""
-        self._frame = self._schema.to_frame()
+        self._set(self._schema.to_frame())
         self.append(rows)
 
     def delta(self) -> pa.Table:
         """Rows that came since the last commit and are still there, and the numbers of those that went."""
-        before, now = self._committed, self._frame
-        added = now.filter(pl.col(ID) >= self._committed_next)
-        if now.height - added.height == before.height:
-            return to_delta(added)
-        gone = before.select(ID).filter(~pl.col(ID).is_in(now[ID].implode()))
-        removed = gone.join(self._schema.to_frame(), on=ID, how="left")
-        flags = pl.Series(np.repeat([False, True], [added.height, removed.height]))
-        return to_delta(pl.concat([added, removed.select(self._schema.names())]), flags)
+        frame, before = self.frame, self._committed[0]
+        ids = frame[ID].to_numpy()
+        gone = np.setdiff1d(before[ID].to_numpy(), ids, assume_unique=True)
+        return self._delta(frame.slice(int(np.searchsorted(ids, self._committed_next))), gone)
 
     def commit(self) -> None:
         """Make the open version the state."""
-        self._committed, self._committed_next = self._frame, self._next
+        self._committed = (self.frame, self._pieces, self._held)
+        self._committed_next = self._next
 
     def rollback(self) -> None:
-        """Be again as at the last commit."""
-        self._frame, self._next = self._committed, self._committed_next
+        """Be again as at the last commit; numbers given since then are not given again."""
+        self._whole, self._pieces, self._held = self._committed
 
     def snapshot(self) -> pa.Table:
         """All rows in the form of a delta."""
-        return to_delta(self._frame)
+        return self._delta(self.frame, np.empty(0, np.int64))
 
     def restore(self, tables: Iterable[pa.Table]) -> None:
         """Forget everything, then take over a snapshot and deltas, oldest first."""
-        self._clear()
-        frame = self._frame
-        for table in tables:
-            rows, deleted = from_delta(table, self._schema)
-            touched = rows[ID]
-            if frame.height:
-                frame = frame.filter(~pl.col(ID).is_in(touched.implode()))
-            frame = pl.concat([frame, rows.filter(~deleted)])
-            if touched.len():
-                self._next = max(self._next, int(touched.max()) + 1)  # type: ignore[arg-type]
-        self._frame = frame.sort(ID).rechunk()
+        frame, last = merge_deltas(tables, self._schema, ID)
+        self._next = last + 1
+        self._set(copied(frame))
         self.commit()
+
+    def _delta(self, added: pl.DataFrame, gone: npt.NDArray[np.int64]) -> pa.Table:
+        """Also the last number given, if its row is gone: the newest delta of a log is not merged, and remembers it."""
+        last = self.frame[ID][-1] if len(self) else 0
+        if last != self._next - 1:
+            gone = np.union1d(gone, [self._next - 1])
+        if not len(gone):
+            return to_delta(added)
+        removed = self._schema.to_frame().clear(len(gone)).with_columns(pl.Series(ID, gone))
+        flags = pl.Series(np.repeat([False, True], [added.height, removed.height]))
+        return to_delta(pl.concat([added, removed]), flags)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from arrowstream.state.copying import copied
+from arrowstream.state.copying import copied, released
 
 Ids: TypeAlias = npt.NDArray[np.int64]
 Slots: TypeAlias = npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ class Segments:
     def append(self, frame: pl.DataFrame, owners: Slots) -> Ids:
         """Keep the rows of `frame`, each for its owner; their ids."""
         first = self._open_number * self._rows + self._open.rows + 1
-        frame = copied(frame)
+        frame = released(frame)
         done = 0
         while done < len(owners):
             take = min(self._rows - self._open.rows, len(owners) - done)

@@ -162,8 +162,7 @@ def test_a_join_as_of_a_time(
     if strategy != "backward":
         options["tolerance"] = "7s"
     joined = one.join_asof(two, **options)
-    known = lambda side: [(k or 0, t, n) for n, (k, t, _) in enumerate(side)]  # noqa: E731
-    a, b = frame(known(left)), frame(known(right))
+    a, b = (frame([(k or 0, t, n) for n, (k, t, _) in enumerate(side)]) for side in (left, right))
     letters: list[pa.Table] = []
     found = run_pieces(joined._node, pieces(a, b, cuts), letters=letters)
     a, b = (less(side, letters, name).sort("t", maintain_order=True) for side, name in ((a, "left"), (b, "right")))

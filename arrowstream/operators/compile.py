@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial, singledispatch
 
@@ -38,7 +38,8 @@ from arrowstream.operators.window import JudgedPartial, WindowJudge, WindowMerge
 from arrowstream.plan.eventtime import EventTime
 from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.kinds import needs_removed
-from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union, Watermark
+from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Step, Union, Watermark
+from arrowstream.plan.prune import required, rows_read
 from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
@@ -54,6 +55,7 @@ class _Builder:
     steps: list[ProgramStep] = field(default_factory=list)
     made: dict[Node, int] = field(default_factory=dict)
     marks: dict[Watermark, int] = field(default_factory=dict)
+    needs: Mapping[Node, frozenset[str]] = field(default_factory=dict)
     ordered: bool = False
 
     def mark(self, time: EventTime) -> Mark:
@@ -90,6 +92,7 @@ def compile_unit(unit: Unit) -> Program:
     nodes = topological(unit.outputs)
     builder = _Builder(unit, consumers(nodes))
     builder.marks = {node: number for number, node in enumerate(watermarks(unit))}
+    builder.needs = required(unit.outputs)
     for node in nodes:
         builder.made[node] = _compile(node, builder)
     stages = 1 + max(step.stage for step in builder.steps)
@@ -117,8 +120,12 @@ def _(node: SourceNode, to: _Builder) -> int:
 
 @_compile.register
 def _(node: Watermark, to: _Builder) -> int:
-    work = Observe(to.marks[node], node.column, node.max_ahead, node.label)
-    return to.add(work, *_inputs(node, to), shared=_shared(node, to))
+    below = to.made[node.input]
+    read = [name for name in node.schema if name in to.needs[node] or name == node.column]
+    if len(read) < len(node.schema):
+        # Rows are looked at here, so only what is read later should be there: Polars asks the file for no more.
+        below = to.add(Transform(partial(RowsOperator, (Step("select", (read,)),))), below)
+    return to.add(Observe(to.marks[node], node.column, node.max_ahead, node.label), below, shared=_shared(node, to))
 
 
 @_compile.register
@@ -159,10 +166,11 @@ def _(node: WindowAggregate, to: _Builder) -> int:
     mark, _ = to.time(node.input)
     judge = WindowJudge(node.index, node.windows, mark, node.label)
     if node.decomposition is None:
-        rows = Partial(WindowRowsPartial(judge, node.windows, node.input.schema.names()), node.keys)
+        read = rows_read(node)
+        rows = Partial(WindowRowsPartial(judge, node.windows, read.names()), node.keys)
         before = to.add(rows, *_inputs(node, to))
         to.ordered = True
-        return to.merge(partial(WindowRows, node, mark, node.input.schema), (before,), node)
+        return to.merge(partial(WindowRows, node, mark, read), (before,), node)
     inner = PartialAggregate(node.decomposition, weighted=False)
     before = to.add(Partial(JudgedPartial(judge, inner), node.keys), *_inputs(node, to))
     to.ordered = to.ordered or node.decomposition.ordered
@@ -172,18 +180,21 @@ def _(node: WindowAggregate, to: _Builder) -> int:
 @_compile.register
 def _(node: SessionAggregate, to: _Builder) -> int:
     mark, _ = to.time(node.input)
-    before = to.add(Partial(SessionPartial(node, to.judge(node.input, node)), node.keys), *_inputs(node, to))
+    read = rows_read(node)
+    rows = SessionPartial(node, read.names(), to.judge(node.input, node))
+    before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = to.ordered or node.decomposition is None or node.decomposition.ordered
-    return to.merge(partial(SessionMerge, node, mark), (before,), node)
+    return to.merge(partial(SessionMerge, node, mark, read), (before,), node)
 
 
 @_compile.register
 def _(node: Rolling, to: _Builder) -> int:
     mark, _ = to.time(node.input)
-    rows = RowsPartial(node.input.schema.names(), False, to.judge(node.input, node))
+    read = rows_read(node)
+    rows = RowsPartial(read.names(), False, to.judge(node.input, node))
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = True
-    return to.merge(partial(RollingOperator, node, mark), (before,), node)
+    return to.merge(partial(RollingOperator, node, mark, read), (before,), node)
 
 
 @_compile.register
@@ -204,7 +215,7 @@ def _(node: Recompute, to: _Builder) -> int:
 
 @_compile.register
 def _(node: TopK, to: _Builder) -> int:
-    before = to.add(Partial(TopPartial(node.best()), node.keys), *_inputs(node, to))
+    before = to.add(Partial(TopPartial(node.best(), node.input.schema.names()), node.keys), *_inputs(node, to))
     to.ordered = True
     if node.k == 1 and node.keys:
         return to.merge(partial(TopOne, node, needs_removed(to.readers, node)), (before,), node)

@@ -23,9 +23,9 @@ _COUNT: Final = "__count"
 class RollingOperator:
     """Keeps the rows that wait for the watermark, and those before them that count."""
 
-    def __init__(self, node: Rolling, mark: Mark) -> None:
+    def __init__(self, node: Rolling, mark: Mark, rows: pl.Schema) -> None:
         self._node, self._mark = node, mark
-        self._rows = RowTable(node.input.schema)
+        self._rows = RowTable(rows)
         self._time = ticks(pl.col(node.index), node.input.schema[node.index])
 
     @property

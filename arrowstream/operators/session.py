@@ -23,8 +23,8 @@ _PLACE: Final = "__place"
 class SessionPartial:
     """Pieces of sessions: accumulators of what one task has of each, or the rows themselves."""
 
-    def __init__(self, node: SessionAggregate, judge: LateJudge | None) -> None:
-        self._node, self._judge = node, judge
+    def __init__(self, node: SessionAggregate, columns: Sequence[str], judge: LateJudge | None) -> None:
+        self._node, self._columns, self._judge = node, list(columns), judge
 
     @property
     def frames(self) -> Sequence[str]:
@@ -32,7 +32,7 @@ class SessionPartial:
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
         node = self._node
-        rows = changes.added
+        rows = changes.added.select(self._columns)
         if self._judge is not None:
             rows = self._judge.in_time(rows.collect(), moment).lazy()
         time = ticks(pl.col(node.index), node.input.schema[node.index])
@@ -48,14 +48,13 @@ class SessionPartial:
 class SessionMerge:
     """The open sessions: every batch puts together what it brings with what is there."""
 
-    def __init__(self, node: SessionAggregate, mark: Mark) -> None:
+    def __init__(self, node: SessionAggregate, mark: Mark, rows: pl.Schema) -> None:
         self._node, self._mark, self._plan = node, mark, node.decomposition
-        schema = node.input.schema
         if self._plan is None:
-            kept = pl.Schema({**schema, FIRST: pl.Int64(), LAST: pl.Int64()})
+            kept = pl.Schema({**rows, FIRST: pl.Int64(), LAST: pl.Int64()})
         else:
             kept = pl.Schema({**self._plan.keys, **self._plan.accumulators})
-        self._dtype = schema[node.index]
+        self._dtype = rows[node.index]
         self._open = RowTable(kept)
 
     @property

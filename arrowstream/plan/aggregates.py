@@ -46,6 +46,11 @@ class Pairs:
     _by: tuple[pl.Expr, ...]
     _where: pl.Expr | None
 
+    @property
+    def reads(self) -> list[pl.Expr]:
+        """The expressions over the rows themselves."""
+        return [*self._by, *([] if self._where is None else [self._where])]
+
     def partial(self, frame: pl.LazyFrame, weight: str | None = None) -> pl.LazyFrame:
         """The distinct pairs of these rows: keys, `__value`, and the Int64 `__weight`, their number or weight."""
         rows = frame if self._where is None else frame.filter(self._where)
@@ -82,6 +87,12 @@ class Decomposition:
     _values: tuple[pl.Expr, ...]
     _outputs: tuple[pl.Expr, ...]
     _guards: Mapping[str, pl.Expr]
+
+    @property
+    def reads(self) -> list[pl.Expr]:
+        """The expressions over the rows themselves."""
+        of_pairs = [expr for pairs in self.pairs for expr in pairs.reads]
+        return [*self._by, *self._gather, *of_pairs]
 
     def partial(self, frame: pl.LazyFrame, weight: str | None = None) -> pl.LazyFrame:
         """One row per group of these rows: the keys, canonical, and the accumulators.

@@ -15,6 +15,7 @@ from arrowstream.state.columns import Columns
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
 from arrowstream.state.extents import Extents, Ints
 from arrowstream.state.growing import GrowingArray
+from arrowstream.state.keyhash import hash_rows
 from arrowstream.state.table import KeyedTable
 
 ROW: Final = "__row"
@@ -23,7 +24,9 @@ _OUT: Final = "__out"
 # A row's id is the number of the append in which it came, and in the lower bits its place. Places are used again.
 _BITS: Final = 30
 _PLACE: Final = (1 << _BITS) - 1
-# Rows that are restored at once, so that a copy of all is not needed besides.
+# Bits of a print by which rows that cannot be meant are left out.
+_PRINT_BITS: Final = 20
+# Rows that are restored, or looked at, at once, so that a copy of all is not needed.
 _SLICE: Final = 1 << 20
 
 
@@ -59,6 +62,8 @@ class MultiMap:
         # By place: the id, negative once the row is taken out, 0 where there is none.
         self._ids = GrowingArray(np.int64)
         self._matches = GrowingArray(np.int64)
+        # By place: some of the bits of a hash of the whole row, 0 until a row of its key is taken back.
+        self._prints = GrowingArray(np.uint32)
         # By slot: rows that are taken out and still in the extent.
         self._dead = GrowingArray(np.int64)
         self._free: list[Ints] = []
@@ -86,7 +91,7 @@ class MultiMap:
 
     def memory_bytes(self) -> int:
         """Bytes of rows and indexes, rows that were taken out included."""
-        by_place = self._rows.nbytes + self._ids.nbytes + self._matches.nbytes
+        by_place = self._rows.nbytes + self._ids.nbytes + self._matches.nbytes + self._prints.nbytes
         by_slot = self._slots.memory_bytes() + self._extents.nbytes + self._dead.nbytes
         return by_place + by_slot + sum(places.nbytes for places in self._free)
 
@@ -111,7 +116,9 @@ class MultiMap:
     def ids_of(self, keys: pl.DataFrame) -> Ints:
         """The ids of all rows of these keys, rising, each once; a null is a key like others."""
         slots = self._find(keys)
-        return np.sort(self._alive(self._extents.find(np.unique(slots[slots >= 0]))[1]))
+        slots = np.unique(slots[slots >= 0])
+        ids = self._alive(self._extents.find(slots)[1])
+        return ids if len(slots) == 1 else np.sort(ids)
 
     def lookup(self, keys: pl.DataFrame, *, nulls_equal: bool = True) -> tuple[Ints, Ints]:
         """All pairs (row of `keys`, id) that have the same key, by rising row and id; a key may be asked for twice.
@@ -141,7 +148,7 @@ class MultiMap:
         Rows are equal as keys are, nested values too. Raises `StateError`, and changes nothing, where there is none.
         """
         names = self._schema.names()
-        ids = self.ids_of(rows)
+        ids = self._candidates(rows.select(names))
         held = self.gather(ids).with_columns(pl.Series(ROW, ids), pl.lit(False).alias(_OUT))
         out = rows.select(names).with_columns(pl.lit(None, pl.Int64).alias(ROW), pl.lit(True).alias(_OUT))
         picked = (
@@ -293,9 +300,32 @@ class MultiMap:
         if self._counted:
             self._matches.grow(self._top)
             self._matches.values[places] = 0
+        if len(self._prints.values):
+            self._prints.grow(self._top)
+            self._prints.values[places] = 0
         self._ids.values[places] = ids
         self._extents.append(slots, ids)
         self._live += len(ids)
+
+    def _candidates(self, rows: pl.DataFrame) -> Ints:
+        """Ids, rising, of rows that may be equal to some of `rows`: of these keys, and with such a print.
+
+        Without prints, taking one row of a key with a million would read and group a million.
+        """
+        slots = self._find(rows)
+        ids = self._alive(self._extents.find(np.unique(slots[slots >= 0]))[1])
+        places = ids & _PLACE
+        self._prints.grow(self._top)
+        prints = self._prints.values.take(places)
+        unknown = places[prints == 0]
+        for start in range(0, len(unknown), _SLICE):
+            some = unknown[start : start + _SLICE]
+            self._prints.values[some] = _prints(self._rows.gather(some, self._schema.names()))
+        if len(unknown):
+            prints = self._prints.values.take(places)
+        wanted = np.zeros(1 << _PRINT_BITS, np.bool_)
+        wanted[_prints(rows) >> (32 - _PRINT_BITS)] = True
+        return np.sort(ids[wanted[prints >> (32 - _PRINT_BITS)]])
 
     def _weed(self, slots: Ints) -> None:
         """Let go of what was taken out, for good, of those of these keys that have more dead than living rows."""
@@ -336,3 +366,9 @@ class MultiMap:
 
 def _joined(parts: Sequence[Ints]) -> Ints:
     return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _prints(rows: pl.DataFrame) -> npt.NDArray[np.uint32]:
+    """The upper bits of each row's hash; never 0."""
+    prints: npt.NDArray[np.uint32] = np.maximum(hash_rows(rows) >> np.uint64(32), np.uint64(1)).astype(np.uint32)
+    return prints

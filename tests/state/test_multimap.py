@@ -311,3 +311,21 @@ def test_wrong_use_says_so() -> None:
         table.counts(ids)
     with pytest.raises(StateError, match="__row is used inside"):
         MultiMap(pl.Schema({"__row": pl.Int64()}), pl.Schema())
+
+
+def test_rows_of_a_hot_key_are_found_among_thousands() -> None:
+    """Rows of one key are taken back, oldest first, some of them there twice, in places that others had before."""
+    table = numbers()
+    model: list[int] = []
+    for batch in range(4):
+        came = np.random.default_rng(batch).integers(0, 4000, 3000)
+        table.append(rows([7] * 3000, came))
+        model += came.tolist()
+        table.commit()
+        gone = np.sort(np.random.default_rng(batch).permutation(came)[:1500])
+        taken = table.remove(rows([7] * 1500, gone))
+        assert sorted(table.gather(taken)["n"].to_list()) == gone.tolist()
+        for n in gone.tolist():
+            model.remove(n)
+        table.commit()
+        assert table.scan()["n"].to_list() == model

@@ -18,6 +18,7 @@ from arrowstream.plan.joins import (
     Bound,
     Join,
     bounds_of,
+    final,
     pair_names,
     taken_apart,
     time_of,
@@ -213,6 +214,8 @@ def _made(
     append = isinstance(left.kind, Append) and isinstance(right.kind, Append)
     if append:
         bounds = bounds_of(where, left, right, names, list(zip(lefts, rights, strict=True)))
+        if not final(how, *bounds):
+            bounds = ((), ())
     try:
         one, two = pl.LazyFrame(schema=left.schema), pl.LazyFrame(schema=right.schema)
         options: dict[str, Any] = {"suffix": suffix, "nulls_equal": nulls_equal, "coalesce": coalesce}
@@ -238,8 +241,8 @@ def _made(
         "left_bounds": bounds[0],
         "right_bounds": bounds[1],
     }
-    bounded = append and bool(bounds[0] and bounds[1])
-    kind = Append() if append and (how == "inner" or bounded) else Retract()
+    bounded = bool(bounds[0] or bounds[1])
+    kind = Append() if append and (how in ("inner", "semi") or bounded) else Retract()
     node = Join(schema=schema, kind=kind, **parts)
     if not bounded:
         return _without(node, left, right)

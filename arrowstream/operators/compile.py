@@ -11,11 +11,13 @@ import polars as pl
 from arrowstream.connectors.changes import Append
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
 from arrowstream.operators.asof import AsofJoinOperator
+from arrowstream.operators.boundedjoin import BoundedJoin
 from arrowstream.operators.distinct import DistinctFirst, DistinctLast, DistinctPartial, DistinctWithin
 from arrowstream.operators.exchange import RowsPartial
-from arrowstream.operators.join import BoundedJoin, Pairing, UnboundedJoin
+from arrowstream.operators.join import UnboundedJoin
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark
+from arrowstream.operators.pairing import Pairing
 from arrowstream.operators.program import (
     Observe,
     Partial,
@@ -238,20 +240,17 @@ def _(node: Distinct, to: _Builder) -> int:
 @_compile.register
 def _(node: Join, to: _Builder) -> int:
     weighted = (not isinstance(node.left.kind, Append), not isinstance(node.right.kind, Append))
-    bounded = node.bounded and not any(weighted)
+    # Rows are late where the watermark that they are behind has let rows of the other side go.
+    bounds = (node.left_bounds, node.right_bounds)
+    judges = [to.judge(side, node) if other else None for side, other in zip(node.inputs, bounds[::-1], strict=True)]
     before = tuple(
-        to.add(
-            Partial(RowsPartial(side.schema.names(), weights, to.judge(side, node) if bounded else None), keys),
-            to.made[side],
-        )
-        for side, keys, weights in zip(node.inputs, (node.left_on, node.right_on), weighted, strict=True)
+        to.add(Partial(RowsPartial(side.schema.names(), weights, judge), keys), to.made[side])
+        for side, keys, weights, judge in zip(node.inputs, (node.left_on, node.right_on), weighted, judges, strict=True)
     )
     pairing = Pairing.of(node)
-    if bounded:
-        times = to.time(node.left), to.time(node.right)
-        make: Callable[[], StatefulOperator] = partial(
-            BoundedJoin, pairing, (node.left_bounds, node.right_bounds), times
-        )
+    if node.bounded:
+        marks = [None if side.time is None else to.time(side) for side in node.inputs]
+        make: Callable[[], StatefulOperator] = partial(BoundedJoin, pairing, bounds, marks)
     else:
         make = partial(UnboundedJoin, pairing, weighted)
     return to.merge(make, before, node)

@@ -1,4 +1,4 @@
-"""Joins of two streams: each side keeps its rows, and what comes on one meets what is kept of the other."""
+"""Joins of two streams without bounds: each side keeps its rows, and what comes meets what is kept of the other."""
 
 from __future__ import annotations
 
@@ -6,307 +6,289 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from arrowstream.operators.changes import Changes
-from arrowstream.operators.exchange import ROWS_FRAME, consolidated, difference, gathered, signed
-from arrowstream.operators.moment import Mark, Moment
+from arrowstream.operators.exchange import ROWS_FRAME, consolidated, gathered, signed
+from arrowstream.operators.moment import Moment
+from arrowstream.operators.pairing import Pairing
 from arrowstream.operators.program import Parts
-from arrowstream.plan.aggregates import WEIGHT
-from arrowstream.plan.eventtime import BEGINNING, FOREVER, from_ticks
-from arrowstream.plan.joins import WATERMARK, Bound, How, Join, pair_names
+from arrowstream.state.extents import Ints
 from arrowstream.state.multimap import MultiMap
 from arrowstream.state.protocol import StateTable
-from arrowstream.state.rows import ID, RowTable
 
-LEFT: Final = "__left_id"
-RIGHT: Final = "__right_id"
-MATCHED: Final = "matched"
-
-
-@dataclass(frozen=True, slots=True)
-class Pairing:
-    """How two frames are put together: the join itself, without any state."""
-
-    left_on: tuple[str, ...]
-    right_on: tuple[str, ...]
-    how: How
-    suffix: str
-    nulls_equal: bool
-    coalesce: bool | None
-    where: tuple[pl.Expr, ...]
-    left: pl.Schema
-    right: pl.Schema
-    output: pl.Schema
-
-    @classmethod
-    def of(cls, node: Join) -> Pairing:
-        return cls(
-            node.left_on,
-            node.right_on,
-            node.how,
-            node.suffix,
-            node.nulls_equal,
-            node.coalesce,
-            node.where,
-            node.left.schema,
-            node.right.schema,
-            node.schema,
-        )
-
-    def pairs(self, left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
-        """All columns of both sides of all pairs that match, the right's renamed where they clash."""
-        if self.left_on:
-            joined = left.join(
-                right,
-                left_on=self.left_on,
-                right_on=self.right_on,
-                suffix=self.suffix,
-                nulls_equal=self.nulls_equal,
-                coalesce=False,
-            )
-        else:
-            joined = left.join(right, how="cross", suffix=self.suffix)
-        return joined.filter(self.where) if self.where else joined
-
-    def shown(self, pairs: pl.LazyFrame, *more: str) -> pl.LazyFrame:
-        """The pairs in the columns of the output, and `more`."""
-        if self.how in ("semi", "anti"):
-            return pairs.select(*self.left, *more)
-        names = pair_names(self.left, self.right, self.suffix)
-        if self.how != "right":
-            return pairs.select(*self.output, *more)
-        # Polars puts a right join's columns as: the left's without its keys, then the right's.
-        rest = [name for name in self.left if name not in self.left_on or self.coalesce is False]
-        own = dict(zip(self.output.names()[len(rest) :], self.right, strict=True))
-        picked = [pl.col(names[own[name]]).alias(name) if name in own else pl.col(name) for name in self.output]
-        return pairs.select(*picked, *more)
-
-    def lonely_left(self, rows: pl.LazyFrame, *more: str) -> pl.LazyFrame:
-        """Rows of the left without a match, as the output shows them."""
-        if self.how == "anti":
-            return rows.select(*self.left, *more)
-        nulls = [pl.lit(None, dtype).alias(name) for name, dtype in self.output.items() if name not in self.left]
-        return rows.with_columns(nulls).select(*self.output, *more)
-
-    def lonely_right(self, rows: pl.LazyFrame, *more: str) -> pl.LazyFrame:
-        """Rows of the right without a match, as the output shows them."""
-        names = pair_names(self.left, self.right, self.suffix)
-        if self.how == "right":
-            rest = [name for name in self.left if name not in self.left_on or self.coalesce is False]
-            own = dict(zip(self.output.names()[len(rest) :], self.right, strict=True))
-            picked = [pl.col(own[n]).alias(n) if n in own else pl.lit(None, d).alias(n) for n, d in self.output.items()]
-            return rows.select(*picked, *more)
-        own = {name: mine for mine, name in names.items()}
-        if self.coalesce:
-            own |= dict(zip(self.left_on, self.right_on, strict=True))
-        picked = [pl.col(own[n]).alias(n) if n in own else pl.lit(None, d).alias(n) for n, d in self.output.items()]
-        return rows.select(*picked, *more)
-
-    def whole(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
-        """The join of two frames in one shot."""
-        one, two = left.lazy().with_row_index(LEFT), right.lazy().with_row_index(RIGHT)
-        pairs = self.pairs(one, two).collect()
-        if self.how == "semi":
-            return one.join(pairs.lazy(), on=LEFT, how="semi").select(*self.left).collect()
-        if self.how == "anti":
-            return one.join(pairs.lazy(), on=LEFT, how="anti").select(*self.left).collect()
-        found = [self.shown(pairs.lazy())]
-        if self.how in ("left", "full"):
-            found.append(self.lonely_left(one.join(pairs.lazy(), on=LEFT, how="anti")))
-        if self.how in ("right", "full"):
-            found.append(self.lonely_right(two.join(pairs.lazy(), on=RIGHT, how="anti")))
-        return pl.concat(found).collect()
+_SIGN: Final = "__sign"
+_ONE: Final = "__one"
+_TWO: Final = "__two"
 
 
 class UnboundedJoin:
-    """Both sides keep all their rows.
+    """Both sides keep all their rows; a batch costs by its rows and by the pairs that they make or unmake.
 
-    Where rows only come and pairs are all that is asked for, what comes is joined with what is kept. Else the
-    groups of the touched keys are joined as they were and as they are, and the difference goes on.
+    Where rows are shown for having matches or none, each row of that side has a counter of its matches: one that
+    comes to its first match, or loses its last, is given or taken back.
     """
 
     def __init__(self, pairing: Pairing, weighted: tuple[bool, bool]) -> None:
-        self._pairing, self._weighted = pairing, weighted
-        self._append = pairing.how == "inner" and not any(weighted)
-        self._sides = [
-            _Kept(pairing.left, pairing.left_on),
-            _Kept(pairing.right, pairing.right_on),
-        ]
+        how = pairing.how
+        self._pairing = pairing
+        self._append = not any(weighted) and how in ("inner", "semi")
+        # Once a row of a semi join has come out it stays, where nothing is ever taken back: it need not be kept.
+        self._once = self._append and how == "semi"
+        self._shows_pairs = how not in ("semi", "anti")
+        options = pairing.nulls_equal
+        self._left = _Side(
+            pairing.left,
+            pairing.left_on,
+            weighted[0],
+            options,
+            how in ("left", "full", "anti", "semi") and not self._once,
+        )
+        self._right = _Side(pairing.right, pairing.right_on, weighted[1], options, how in ("right", "full"))
 
     @property
     def tables(self) -> Mapping[str, StateTable]:
-        return {"left": self._sides[0].rows, "right": self._sides[1].rows}
-
-    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
-        new = [gathered(parts, ROWS_FRAME) for parts in inputs]
-        if not new[0].height and not new[1].height:
-            return self.nothing()
-        return self._appended(new[0], new[1]) if self._append else self._recomputed(new[0], new[1])
+        return {"left": self._left.rows, "right": self._right.rows}
 
     def nothing(self) -> Changes:
         empty = self._pairing.output.to_frame().lazy()
         return Changes(empty, None if self._append else empty)
 
-    def _appended(self, left: pl.DataFrame, right: pl.DataFrame) -> Changes:
-        pairing, (lefts, rights) = self._pairing, self._sides
-        with_old = rights.of_keys(left, pairing.left_on)
-        found = [pairing.shown(pairing.pairs(left.lazy(), pl.concat([with_old, right]).lazy()))]
-        with_old = lefts.of_keys(right, pairing.right_on)
-        if with_old.height:
-            found.append(pairing.shown(pairing.pairs(with_old.lazy(), right.lazy())))
-        lefts.append(left)
-        rights.append(right)
-        return Changes(pl.concat(found))
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        left = self._left.take(gathered(inputs[0], ROWS_FRAME))
+        right = self._right.take(gathered(inputs[1], ROWS_FRAME))
+        if not left.rows.height and not right.rows.height:
+            return self.nothing()
+        pairs = [pair for pair in self._pairs(left, right) if len(pair.signs)]
+        shown = _Shown()
+        if self._shows_pairs:
+            for pair in pairs:
+                assert pair.frame is not None
+                given = pl.Series(pair.signs > 0)
+                shown.put(self._pairing.shown(pair.frame.filter(given).lazy()), 1)
+                if not given.all():
+                    shown.put(self._pairing.shown(pair.frame.filter(~given).lazy()), -1)
+        if self._once:
+            self._met_once(left, right, pairs, shown)
+        else:
+            self._bring_forward(self._left, left, [pair.of_left() for pair in pairs], shown)
+            self._bring_forward(self._right, right, [pair.of_right() for pair in pairs], shown)
+        return shown.changes(self._pairing.output, self._append)
 
-    def _recomputed(self, left: pl.DataFrame, right: pl.DataFrame) -> Changes:
-        pairing, (lefts, rights) = self._pairing, self._sides
-        changed = [
-            consolidated(each) if weighted else each.with_columns(pl.lit(1, pl.Int64).alias(WEIGHT))
-            for each, weighted in zip((left, right), self._weighted, strict=True)
-        ]
-        names = list(pairing.left_on)
-        theirs = changed[1].select(pl.col(two).alias(one) for one, two in zip(names, pairing.right_on, strict=True))
-        keys = pl.concat([changed[0].select(names), theirs]).unique() if names else pl.DataFrame(height=1)
-        before = [lefts.of_keys(keys, names), rights.of_keys(keys, names)]
-        for side, change in zip(self._sides, changed, strict=True):
-            side.apply(change)
-        after = [lefts.of_keys(keys, names), rights.of_keys(keys, names)]
-        old, new = pairing.whole(*before), pairing.whole(*after)
-        return difference(old, new)
+    def _pairs(self, left: _Batch, right: _Batch) -> list[_Pairs]:
+        """Pairs that the batch makes, and those that it unmakes: of what it brings with what stays, and among itself.
+
+        None is both made and unmade, since what it takes out meets neither what it brings nor the reverse.
+        """
+        made: list[_Pairs] = []
+        places, ids = self._right.lookup(left.rows, self._left.on)
+        made.append(_Pairs(places, ids, left.signs[places], True, False))
+        places, ids = self._left.lookup(right.rows, self._right.on)
+        made.append(_Pairs(ids, places, right.signs[places], False, True))
+        if left.rows.height and right.rows.height:
+            one, two = _among(left, right, self._left.on, self._right.on, self._pairing.nulls_equal)
+            made.append(_Pairs(one, two, left.signs[one], True, True))
+        if not self._shows_pairs and not self._pairing.where:
+            return made
+        return [self._held_to_conditions(pair, left, right) for pair in made]
+
+    def _held_to_conditions(self, pair: _Pairs, left: _Batch, right: _Batch) -> _Pairs:
+        """The pairs with their columns, those of them that the conditions leave."""
+        lefts, rights = self._pairing.reads
+        one = left.rows.select(lefts)[pair.left] if pair.new_left else self._left.rows.gather(pair.left, lefts)
+        two = right.rows.select(rights)[pair.right] if pair.new_right else self._right.rows.gather(pair.right, rights)
+        names = self._pairing.renamed_right()
+        frame = pl.concat([one, two.rename({name: names[name] for name in rights})], how="horizontal")
+        if not self._pairing.where or not frame.height:
+            return pair.with_frame(frame)
+        holds = frame.select(pl.all_horizontal(self._pairing.where).fill_null(False).alias("holds"))["holds"]
+        return pair.filtered(holds.to_numpy()).with_frame(frame.filter(holds))
+
+    def _bring_forward(self, side: _Side, batch: _Batch, matches: Sequence[_Matches], shown: _Shown) -> None:
+        """Add the rows of the batch and count matches; show the rows whose matches tell."""
+        new = batch.rows.slice(batch.out)
+        if not side.counted:
+            side.add(new)
+            return
+        found = np.zeros(batch.rows.height, np.int64)
+        for each in matches:
+            if each.new:
+                np.add.at(found, each.rows, np.maximum(each.signs, 0))
+        found = found[batch.out :]
+        ids = np.concatenate([np.empty(0, np.int64), *(each.rows for each in matches if not each.new)])
+        signs = np.concatenate([np.empty(0, np.int64), *(each.signs for each in matches if not each.new)])
+        ids, back = np.unique(ids, return_inverse=True)
+        by = np.zeros(len(ids), np.int64)
+        np.add.at(by, back, signs)
+        before = side.rows.counts(ids)
+        side.rows.add_counts(ids, by)
+        side.rows.add_counts(side.add(new), found)
+        to_first = side.gather(ids[(before == 0) & (by > 0)])
+        to_none = side.gather(ids[(before > 0) & (before + by == 0)])
+        out, was_met, is_met = batch.rows.head(batch.out), pl.Series(batch.was > 0), pl.Series(found > 0)
+        if self._pairing.how == "semi":
+            self._show(side, [new.filter(is_met), to_first], 1, shown)
+            self._show(side, [out.filter(was_met), to_none], -1, shown)
+        else:
+            self._show(side, [new.filter(~is_met), to_none], 1, shown)
+            self._show(side, [out.filter(~was_met), to_first], -1, shown)
+
+    def _show(self, side: _Side, frames: Sequence[pl.DataFrame], sign: int, shown: _Shown) -> None:
+        for rows in frames:
+            if not rows.height:
+                continue
+            if self._pairing.how == "semi":
+                shown.put(rows.lazy(), sign)
+            elif side is self._left:
+                shown.put(self._pairing.lonely_left(rows.lazy()), sign)
+            else:
+                shown.put(self._pairing.lonely_right(rows.lazy()), sign)
+
+    def _met_once(self, left: _Batch, right: _Batch, pairs: Sequence[_Pairs], shown: _Shown) -> None:
+        met = np.zeros(left.rows.height, np.bool_)
+        kept = [np.empty(0, np.int64)]
+        for pair in pairs:
+            if pair.new_left:
+                met[pair.left] = True
+            else:
+                kept.append(pair.left)
+        first = np.unique(np.concatenate(kept))
+        is_met = pl.Series(met)
+        self._show(self._left, [left.rows.filter(is_met), self._left.gather(first)], 1, shown)
+        self._left.rows.delete(first)
+        self._left.add(left.rows.filter(~is_met))
+        self._right.add(right.rows if self._pairing.where else self._right.of_new_keys(right.rows))
 
 
-class _Kept:
-    """The rows of one side, by key."""
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a batch does to a side: the first `out` of the rows are taken out, the rest is to be added.
 
-    def __init__(self, schema: pl.Schema, on: Sequence[str]) -> None:
-        self._on, self._names = list(on), schema.names()
-        self._rest = [name for name in schema if name not in on]
-        self.rows = MultiMap(
-            pl.Schema({name: schema[name] for name in on}), pl.Schema({name: schema[name] for name in self._rest})
-        )
-
-    def of_keys(self, rows: pl.DataFrame, on: Sequence[str]) -> pl.DataFrame:
-        """All rows that are kept of the keys of these rows."""
-        if not self._on:
-            return self.rows.scan().select(self._names)
-        keys = rows.select(pl.col(theirs).alias(mine) for theirs, mine in zip(on, self._on, strict=True))
-        return self.rows.of_keys(keys).select(self._names)
-
-    def append(self, rows: pl.DataFrame) -> None:
-        self.rows.append(rows.select(*self._on, *self._rest))
-
-    def apply(self, changes: pl.DataFrame) -> None:
-        """Take rows out and in, by their weights."""
-        each = signed(changes)
-        assert each.removed is not None
-        gone = each.removed.collect()
-        if gone.height:
-            self.rows.remove(gone.select(*self._on, *self._rest))
-        self.append(each.added.collect())
-
-
-class BoundedJoin:
-    """Rows of both sides are let go as the watermark passes what they can match; pairs only ever come.
-
-    Rows without a match come out, where the kind of join shows them, when they expire. `matched` remembers which of the
-    kept rows have had one.
+    `was` has for those taken out how many matches they had.
     """
 
-    def __init__(
-        self,
-        pairing: Pairing,
-        bounds: tuple[tuple[Bound, ...], tuple[Bound, ...]],
-        times: tuple[tuple[Mark, pl.DataType], tuple[Mark, pl.DataType]],
-    ) -> None:
-        self._pairing, self._bounds, self._times = pairing, bounds, times
-        self._sides = [RowTable(pairing.left), RowTable(pairing.right)]
-        how = pairing.how
-        self._lonely = [how in ("left", "full", "anti", "semi"), how in ("right", "full")]
-        self._matched = [RowTable(pl.Schema({"row": pl.Int64()})) for _ in self._sides]
+    rows: pl.DataFrame
+    out: int
+    was: Ints
 
     @property
-    def tables(self) -> Mapping[str, StateTable]:
-        tables: dict[str, StateTable] = {"left": self._sides[0], "right": self._sides[1]}
-        for name, lonely, table in zip(("left", "right"), self._lonely, self._matched, strict=True):
-            if lonely:
-                tables[f"{name}_{MATCHED}"] = table
-        return tables
+    def signs(self) -> Ints:
+        """-1 for each row that is taken out, 1 for the others."""
+        return np.repeat(np.array([-1, 1]), [self.out, self.rows.height - self.out])
 
-    def nothing(self) -> Changes:
-        return Changes(self._pairing.output.to_frame().lazy())
 
-    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
-        pairing = self._pairing
-        kept = [side.frame for side in self._sides]
-        new = [gathered(parts, ROWS_FRAME) for parts in inputs]
-        for side, rows in zip(self._sides, new, strict=True):
-            side.append(rows)
-        all_left = self._sides[0].frame.lazy().rename({ID: LEFT})
-        new_left = self._sides[0].frame.tail(new[0].height).lazy().rename({ID: LEFT})
-        old_right = kept[1].lazy().rename({ID: RIGHT})
-        new_right = self._sides[1].frame.tail(new[1].height).lazy().rename({ID: RIGHT})
-        joins = []
-        if new[0].height and kept[1].height:
-            joins.append(pairing.pairs(new_left, old_right))
-        if new[1].height:
-            joins.append(pairing.pairs(all_left, new_right))
-        ids = [name for name, lonely in zip((LEFT, RIGHT), self._lonely, strict=True) if lonely]
-        if not ids:
-            found = [pairing.shown(each) for each in joins] or [pairing.output.to_frame().lazy()]
-            made = pl.concat(found).collect() if len(found) > 1 or self._expires(moment) else found[0].collect()
-            self._expire(moment)
-            return Changes(made.lazy())
-        return self._with_lonely(joins, moment)
+@dataclass(frozen=True, slots=True)
+class _Matches:
+    """One side of pairs: places in the batch where they are `new`, else ids of kept rows."""
 
-    def _expires(self, moment: Moment) -> bool:
-        return any(moment.forgotten(mark) != BEGINNING for mark, _ in self._times)
+    rows: Ints
+    signs: Ints
+    new: bool
 
-    def _with_lonely(self, joins: Sequence[pl.LazyFrame], moment: Moment) -> Changes:
-        """Pairs, and rows that expire without one."""
-        pairing, out = self._pairing, []
-        pairs = pl.concat(joins).collect() if joins else None
-        if pairs is not None:
-            for lonely, column, matched in zip(self._lonely, (LEFT, RIGHT), self._matched, strict=True):
-                if not lonely:
-                    continue
-                hit = pairs[column].unique()
-                fresh = hit.filter(~hit.is_in(matched.frame["row"].implode()))
-                if pairing.how == "semi":
-                    first = self._sides[0].frame.filter(pl.col(ID).is_in(fresh.implode()))
-                    out.append(first.lazy().select(*pairing.left))
-                matched.append(fresh.alias("row").to_frame())
-            if pairing.how not in ("semi", "anti"):
-                out.append(pairing.shown(pairs.lazy()))
-        for number, gone in enumerate(self._expire(moment)):
-            if not self._lonely[number] or gone is None:
-                continue
-            matched = self._matched[number]
-            alone = gone.filter(~pl.col(ID).is_in(matched.frame["row"].implode())).lazy()
-            matched.keep(~pl.col("row").is_in(gone[ID].implode()))
-            if pairing.how != "semi":
-                out.append(pairing.lonely_left(alone) if number == 0 else pairing.lonely_right(alone))
-        if not out:
-            return self.nothing()
-        return Changes(pl.concat(out).collect().lazy())
 
-    def _expire(self, moment: Moment) -> list[pl.DataFrame | None]:
-        """Let rows go that nothing to come can match; the rows of each side that went."""
-        gone: list[pl.DataFrame | None] = []
-        for number, (side, bounds) in enumerate(zip(self._sides, self._bounds, strict=True)):
-            mark, dtype = self._times[1 - number]
-            watermark = moment.forgotten(mark)
-            if watermark == BEGINNING or not len(side):
-                gone.append(None)
-                continue
-            frame = side.frame
-            if watermark == FOREVER:
-                gone.append(frame)
-                side.keep(pl.lit(False))
-                continue
-            now = from_ticks(pl.lit(watermark, pl.Int64), dtype).alias(WATERMARK)
-            alive = pl.all_horizontal(bound.alive for bound in bounds).fill_null(False)
-            kept = frame.lazy().with_columns(now).select(alive.alias("alive")).collect()["alive"]
-            gone.append(frame.filter(~kept) if self._lonely[number] else None)
-            side.keep(kept)
-        return gone
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Pairs that are made (sign 1) or unmade (-1), and their columns where they are read."""
+
+    left: Ints
+    right: Ints
+    signs: Ints
+    new_left: bool
+    new_right: bool
+    frame: pl.DataFrame | None = None
+
+    def of_left(self) -> _Matches:
+        return _Matches(self.left, self.signs, self.new_left)
+
+    def of_right(self) -> _Matches:
+        return _Matches(self.right, self.signs, self.new_right)
+
+    def with_frame(self, frame: pl.DataFrame) -> _Pairs:
+        return _Pairs(self.left, self.right, self.signs, self.new_left, self.new_right, frame)
+
+    def filtered(self, kept: Ints) -> _Pairs:
+        return _Pairs(self.left[kept], self.right[kept], self.signs[kept], self.new_left, self.new_right)
+
+
+class _Side:
+    """The rows of one side, by key."""
+
+    def __init__(self, schema: pl.Schema, on: Sequence[str], weighted: bool, nulls_equal: bool, counted: bool) -> None:
+        self.on, self.counted = list(on), counted
+        self._names, self._weighted, self._nulls_equal = schema.names(), weighted, nulls_equal
+        self.rows = MultiMap(
+            pl.Schema({name: schema[name] for name in on}),
+            pl.Schema({name: dtype for name, dtype in schema.items() if name not in on}),
+            matches=counted,
+        )
+
+    def take(self, rows: pl.DataFrame) -> _Batch:
+        """Take out what is taken back; what comes is still to be added."""
+        if not self._weighted:
+            return _Batch(rows.select(self._names), 0, np.empty(0, np.int64))
+        each = signed(consolidated(rows))
+        assert each.removed is not None
+        ids = self.rows.remove(each.removed.collect())
+        was = self.rows.counts(ids) if self.counted else np.zeros(len(ids), np.int64)
+        return _Batch(pl.concat([self.gather(ids), each.added.collect().select(self._names)]), len(ids), was)
+
+    def lookup(self, rows: pl.DataFrame, on: Sequence[str]) -> tuple[Ints, Ints]:
+        """For rows of the other side with the keys `on`: pairs of a row's place there and of an id here."""
+        if not rows.height:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        keys = rows.select(pl.col(theirs).alias(mine) for theirs, mine in zip(on, self.on, strict=True)) if on else rows
+        return self.rows.lookup(keys, nulls_equal=self._nulls_equal)
+
+    def add(self, rows: pl.DataFrame) -> Ints:
+        """Keep these rows; their ids. Those that nothing can match are left out where nobody will ask for them."""
+        if not (self._weighted or self.counted or self._nulls_equal) and self.on:
+            rows = rows.drop_nulls(self.on)
+        return self.rows.append(rows)
+
+    def of_new_keys(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The first row of each key that is not there yet."""
+        if not self.on or not rows.height:
+            return rows.head(0 if len(self.rows) else 1)
+        places, _ = self.rows.lookup(rows)
+        known = np.zeros(rows.height, np.bool_)
+        known[places] = True
+        return rows.filter(pl.Series(~known)).unique(self.on, keep="first")
+
+    def gather(self, ids: Ints) -> pl.DataFrame:
+        """The rows with these ids, in the columns of the side."""
+        return self.rows.gather(ids, self._names)
+
+
+class _Shown:
+    """What a batch gives and takes back, piece by piece."""
+
+    def __init__(self) -> None:
+        self._given: list[pl.LazyFrame] = []
+        self._taken: list[pl.LazyFrame] = []
+
+    def put(self, rows: pl.LazyFrame, sign: int) -> None:
+        (self._given if sign > 0 else self._taken).append(rows)
+
+    def changes(self, output: pl.Schema, append: bool) -> Changes:
+        empty = [output.to_frame().lazy()]
+        return Changes(pl.concat(self._given or empty), None if append else pl.concat(self._taken or empty))
+
+
+def _among(
+    left: _Batch, right: _Batch, left_on: Sequence[str], right_on: Sequence[str], nulls_equal: bool
+) -> tuple[Ints, Ints]:
+    """Pairs within a batch, as places: of what is taken out on both sides, and of what is added on both."""
+    one, two = (
+        batch.rows.select(
+            *(pl.col(name).alias(f"__key_{number}") for number, name in enumerate(on)),
+            pl.int_range(pl.len(), dtype=pl.Int64).alias(place),
+            pl.Series(_SIGN, batch.signs),
+        ).lazy()
+        for batch, on, place in ((left, left_on, _ONE), (right, right_on, _TWO))
+    )
+    keys = [f"__key_{number}" for number in range(len(left_on))]
+    if left.out or right.out or not keys:
+        keys.append(_SIGN)
+    found = one.join(two, on=keys, nulls_equal=nulls_equal).select(_ONE, _TWO).collect()
+    return found[_ONE].to_numpy(), found[_TWO].to_numpy()

@@ -94,6 +94,11 @@ def ticks(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return expr.cast(pl.Int64)
 
 
+def lowest(dtype: pl.DataType) -> int:
+    """Ticks below which no time of this type lies."""
+    return int(pl.select(dtype.min()).item()) if dtype.is_integer() else BEGINNING  # type: ignore[attr-defined]
+
+
 def from_ticks(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A time of this type from ticks."""
     match dtype:

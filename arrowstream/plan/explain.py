@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from arrowstream.connectors.changes import Append
 from arrowstream.plan.eventtime import show_ticks
 from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union
@@ -51,8 +50,12 @@ def _time(node: Node) -> str:
 def unbounded(node: Node) -> str | None:
     """What this node keeps for ever besides a few values a key, in words; None where it does not."""
     match node:
-        case Join() if not node.bounded or not isinstance(node.kind, Append):
+        case Join() if not node.bounded:
             return "the rows of both sides"
+        case Join() if not node.left_bounds:
+            return "the rows of the left side"
+        case Join() if not node.right_bounds:
+            return "the rows of the right side"
         case Recompute() if not node.timed and node.keys:
             return "the rows of each group"
         case Recompute() if not node.timed:

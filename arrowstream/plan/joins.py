@@ -80,8 +80,8 @@ class Join(Node):
 
     @property
     def bounded(self) -> bool:
-        """Whether rows of both sides are let go as time passes."""
-        return bool(self.left_bounds and self.right_bounds)
+        """Whether rows of a side are let go as time passes: then what comes out is final."""
+        return bool(self.left_bounds or self.right_bounds)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -206,6 +206,18 @@ def bounds_of(
         left_bounds.append(Bound(pl.col(WATERMARK) <= pl.col(left.time.column), 0))
         right_bounds.append(Bound(pl.col(WATERMARK) <= pl.col(right.time.column), 0))
     return tuple(left_bounds), tuple(right_bounds)
+
+
+def final(how: str, left_bounds: Sequence[Bound], right_bounds: Sequence[Bound]) -> bool:
+    """Whether, with these bounds, whatever comes out is final: rows that are shown for having no match must expire."""
+    match how:
+        case "inner":
+            return bool(left_bounds or right_bounds)
+        case "right":
+            return bool(right_bounds)
+        case "full":
+            return bool(left_bounds and right_bounds)
+    return bool(left_bounds)
 
 
 def time_of(join: Join, left_name: str | None, right_name: str | None) -> EventTime | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from arrowstream.plan.unit import Unit, topological, units
 from arrowstream.schedule.deadletters import late_letters
 from arrowstream.schedule.messages import TaskBlock, TaskId
 from arrowstream.schedule.partition import Partition
-from arrowstream.schedule.task import run_task
+from arrowstream.schedule.task import TaskResult, run_task
 from arrowstream.schedule.watermarks import SplitTime, WatermarkTracker
 
 _WEIGHT = "__weight"
@@ -60,9 +61,12 @@ def run_pieces(
     *,
     letters: list[pa.Table] | None = None,
     patient: bool = False,
+    partitions: int = 1,
 ) -> pl.DataFrame:
     """What the plan of `node` gives, taken together, when each piece is a batch: the rows that are live after
     the last, in no certain order. Pieces are rows by source name.
+
+    With several `partitions` each piece is cut into twice as many blocks, and the keys are spread.
 
     With the last piece all sources have ended. Rows that were turned away go into `letters`. With `patient` no
     watermark moves before the end, so that no row can be late.
@@ -70,13 +74,14 @@ def run_pieces(
     output = Output(schema=node.schema, kind=node.kind, input=node, sink=_CollectSink())
     unit = units([output])[0]
     program = compile_unit(unit)
-    partition = Partition(0, 1, program, unit)
+    each = [Partition(number, partitions, program, unit) for number in range(partitions)]
     taken = [Changes(node.schema.to_frame().lazy())]
     times = _Times(unit, len(pieces), patient)
     turned_away: list[pa.Table] = [] if letters is None else letters
     for batch, piece in enumerate(pieces):
-        taken += _run_batch(unit, partition, batch, piece, times, turned_away)
-        partition.commit(batch)
+        taken += _run_batch(unit, each, batch, piece, times, turned_away)
+        for partition in each:
+            partition.commit(batch)
     return live_rows(taken, node.kind)
 
 
@@ -107,39 +112,54 @@ class _Times:
 
 def _run_batch(
     unit: Unit,
-    partition: Partition,
+    partitions: Sequence[Partition],
     batch: int,
     piece: Mapping[str, pl.DataFrame],
     times: _Times,
     letters: list[pa.Table],
 ) -> list[Changes]:
-    """One batch through all stages of the only partition; what it gives."""
+    """One batch through all stages of all partitions; what it gives."""
     tables: dict[BlockId, pa.Table] = {}
     blocks: list[TaskBlock] = []
     for source, at in unit.sources:
-        block = BlockId(f"{source}/{batch}")
-        tables[block] = to_arrow(piece[at.name])
-        info = BlockInfo(block, source, "", batch, None, None, piece[at.name].height, 0, 0.0)
-        blocks.append(TaskBlock(len(blocks), info, []))
-    parts: dict[tuple[int, str], pl.DataFrame] = {}
+        for number, rows in enumerate(_blocks(piece[at.name], len(partitions))):
+            block = BlockId(f"{source}/{batch}/{number}")
+            tables[block] = to_arrow(rows)
+            info = BlockInfo(block, source, "", len(blocks), None, None, rows.height, 0, 0.0)
+            blocks.append(TaskBlock(len(blocks), info, []))
+    parts: dict[tuple[int, str, int], list[pl.DataFrame]] = defaultdict(list)
     changes: list[Changes] = []
     after = times.before
-    for stage in range(partition.program.stages):
-        result = run_task(
-            partition,
-            TaskId(unit.id, batch, 0, stage, 0),
-            blocks if stage == 0 else [],
-            lambda block: tables[block.info.id],
-            lambda step, name: [parts[step, name]],
-            Moment(batch, 0.0, times.before, after),
-        )
+    for stage in range(partitions[0].program.stages):
+        made: list[TaskResult] = []
+        for partition in partitions:
+            mine = [block for block in blocks if block.ordinal % len(partitions) == partition.number]
+            made.append(
+                run_task(
+                    partition,
+                    TaskId(unit.id, batch, 0, stage, partition.number),
+                    mine if stage == 0 else [],
+                    lambda block: tables[block.info.id],
+                    lambda step, name, to=partition.number: parts[step, name, to],  # type: ignore[misc]
+                    Moment(batch, 0.0, times.before, after),
+                )
+            )
         if stage == 0:
-            after = times.after(batch, result.stats.times)
-        letters += [late_letters(batch, late) for late in result.turned_away]
-        parts.update({(step, name): frame for (step, name, _), frame in result.parts.items()})
-        changes += [_changes(each) for receipt in result.receipts.values() for each in receipt.changes]
+            after = times.after(batch, [time for result in made for time in result.stats.times])
+        for result in made:
+            letters += [late_letters(batch, late) for late in result.turned_away]
+            for at_part, frame in result.parts.items():
+                parts[at_part].append(frame)
+            changes += [_changes(each) for receipt in result.receipts.values() for each in receipt.changes]
     times.next()
     return changes
+
+
+def _blocks(rows: pl.DataFrame, partitions: int) -> list[pl.DataFrame]:
+    """The rows in as many blocks as one partition takes, or two for each of several."""
+    count = 1 if partitions == 1 else 2 * partitions
+    size = max(-(-rows.height // count), 1)
+    return [rows.slice(start, size) for start in range(0, max(rows.height, 1), size)]
 
 
 def _changes(batch: ChangeBatch) -> Changes:

@@ -76,16 +76,17 @@ def best(rows: pl.DataFrame, k: int, by: list[str], keys: list[str], down: list[
     top=st.booleans(),
     turn=st.booleans(),
     rank=st.booleans(),
+    partitions=st.integers(1, 2),
 )
-@settings(max_examples=120)
+@settings(max_examples=150)
 def test_the_best_rows_are_those_of_one_shot(
-    rows: Any, cuts: Any, k: int, by: Any, keys: Any, top: bool, turn: bool, rank: bool
+    rows: Any, cuts: Any, k: int, by: Any, keys: Any, top: bool, turn: bool, rank: bool, partitions: int
 ) -> None:
     method = "top_k" if top else "bottom_k"
     turns = [turn, *[False] * (len(by) - 1)]
     chosen = getattr(stream(), method)(k, by=by, group_by=keys or None, reverse=turns, rank="place" if rank else None)
     data = frame(rows)
-    found = run_pieces(chosen._node, cut(data, cuts))
+    found = run_pieces(chosen._node, cut(data, cuts), partitions=partitions)
     wanted = best(data, k, by, keys, [top != each for each in turns], rank)
     assert found.schema == chosen.schema
     assert_same(found, wanted)
@@ -107,14 +108,15 @@ def test_the_best_of_aggregates_are_taken_back_when_they_are_beaten(rows: Any, c
     cuts=cuts_of,
     subset=st.sampled_from([None, ["k"], ["x"], ["k", "f"]]),
     keep=st.sampled_from(["any", "first", "last", "none"]),
+    partitions=st.integers(1, 2),
 )
-@settings(max_examples=80)
-def test_each_row_comes_once(rows: Any, cuts: Any, subset: Any, keep: Any) -> None:
+@settings(max_examples=100)
+def test_each_row_comes_once(rows: Any, cuts: Any, subset: Any, keep: Any, partitions: int) -> None:
     once = stream().unique(subset, keep=keep)
     assert isinstance(once.kind, Append if keep in ("any", "first") else Upsert)
     data = frame(rows)
     wanted = data.unique(subset, keep="first" if keep == "any" else keep, maintain_order=True)
-    assert_same(run_pieces(once._node, cut(data, cuts)), wanted)
+    assert_same(run_pieces(once._node, cut(data, cuts), partitions=partitions), wanted)
 
 
 @given(rows=rows_of, cuts=cuts_of)

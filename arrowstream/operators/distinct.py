@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from arrowstream.operators.changes import Changes
-from arrowstream.operators.exchange import ROWS_FRAME, gathered
+from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames, Parts
@@ -44,6 +44,12 @@ def _once(rows: pl.LazyFrame, subset: Sequence[str], keep: str) -> pl.LazyFrame:
     return rows.unique(list(subset), keep="last" if keep == "last" else "first", maintain_order=True)
 
 
+def _gathered_once(parts: Parts, subset: Sequence[str], keep: str) -> pl.DataFrame:
+    """What the partials let through, put together where there are several."""
+    rows = gathered(parts)
+    return rows if one_part(parts) or not rows.height else _once(rows.lazy(), subset, keep).collect()
+
+
 class DistinctFirst:
     """The first row of each key: only the keys are remembered."""
 
@@ -60,10 +66,9 @@ class DistinctFirst:
         return Changes(self._output.to_frame().lazy())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
-        frames = [frame for frame in inputs[0][ROWS_FRAME] if frame.height]
-        if not frames:
+        new = _gathered_once(inputs[0], self._subset, "first")
+        if not new.height:
             return self.nothing()
-        new = frames[0] if len(frames) == 1 else _once(pl.concat(frames).lazy(), self._subset, "first").collect()
         slots = self._seen.upsert(new.select(self._subset))
         return Changes(new.filter(pl.Series(slots.fresh)).lazy())
 
@@ -90,10 +95,9 @@ class DistinctLast:
         return Changes(empty, empty if self._emit_removed else None)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
-        frames = [frame for frame in inputs[0][ROWS_FRAME] if frame.height]
-        if not frames:
+        new = _gathered_once(inputs[0], self._subset, "last")
+        if not new.height:
             return self.nothing()
-        new = frames[0] if len(frames) == 1 else _once(pl.concat(frames).lazy(), self._subset, "last").collect()
         slots = self._table.upsert(new.select(self._subset))
         removed = None
         if self._emit_removed:

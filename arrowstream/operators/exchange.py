@@ -50,6 +50,11 @@ def gathered(parts: Parts, name: str = ROWS_FRAME) -> pl.DataFrame:
     return held[0] if len(held) == 1 else pl.concat(held)
 
 
+def one_part(parts: Parts, name: str = ROWS_FRAME) -> bool:
+    """Whether all rows come from one call of `partial`, so that what it found needs no merging."""
+    return len(parts[name]) == 1
+
+
 def consolidated(weighted: pl.DataFrame) -> pl.DataFrame:
     """Each row once with the sum of its weights, those of weight 0 left out; in the order in which they came."""
     columns = [name for name in weighted.columns if name != WEIGHT]

@@ -3,52 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from arrowstream.operators.changes import Changes
-from arrowstream.operators.exchange import ROWS_FRAME, difference, gathered
+from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.moment import Moment
+from arrowstream.operators.ordering import Ints, Ranking, ranked
 from arrowstream.operators.program import Frames, Parts
 from arrowstream.plan.ranks import Best, TopK
 from arrowstream.state.multimap import MultiMap
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.table import KeyedTable
 
-_PLACE = "__place"
+_RANK: Final = "__rank"
+_GROUP: Final = "__group"
 
 
-def _in_order_of_arrival(best: Best, rows: pl.LazyFrame) -> pl.LazyFrame:
-    """The best rows, not best first but as they came."""
-    return best.chosen(rows.with_row_index(_PLACE)).sort(_PLACE).drop(_PLACE)
+def _top(best: Best, rows: pl.DataFrame, groups: Sequence[str] | None = None) -> Ranking:
+    """The best of rows that stand in order of arrival, by group."""
+    groups = best.keys if groups is None else groups
+    return ranked(rows, groups, best.by, best.descending).head(best.k)
 
 
 class TopPartial:
-    """Only the best of a task's rows can be the best of all."""
+    """Only the best of a task's rows can be the best of all: by group, the best first, with their rank from 0.
 
-    def __init__(self, best: Best) -> None:
-        self._best = best
+    Of equal rows those that came first stand first, as in order of arrival.
+    """
+
+    def __init__(self, best: Best, columns: Sequence[str]) -> None:
+        self._best, self._columns = best, list(columns)
 
     @property
     def frames(self) -> Sequence[str]:
         return (ROWS_FRAME,)
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
-        return {ROWS_FRAME: _top(self._best, changes.added).collect()}
+        rows = changes.added.select(self._columns).collect()
+        return {ROWS_FRAME: _picked(rows, _top(self._best, rows))}
 
 
-def _top(best: Best, rows: pl.LazyFrame) -> pl.LazyFrame:
-    if best.k == 1 and best.by and best.keys:
-        # One row of each group: found by its place, with no sort of whole rows.
-        names = rows.collect_schema().names()
-        rest = [pl.col(name) for name in names if name not in best.keys]
-        chosen = [
-            expr.sort_by(best.by, descending=list(best.descending), nulls_last=True, maintain_order=True).first()
-            for expr in rest
-        ]
-        return rows.group_by(best.keys, maintain_order=True).agg(chosen).select(names)
-    return _in_order_of_arrival(best, rows)
+def _picked(rows: pl.DataFrame, ranking: Ranking) -> pl.DataFrame:
+    return rows[ranking.places].with_columns(pl.Series(_RANK, ranking.ranks, pl.Int64))
+
+
+def _best_of_all(best: Best, parts: Parts) -> pl.DataFrame:
+    """What the partials have found, put together where there are several."""
+    rows = gathered(parts, ROWS_FRAME)
+    return rows if one_part(parts, ROWS_FRAME) else _picked(rows, _top(best, rows))
 
 
 class TopOne:
@@ -75,44 +81,42 @@ class TopOne:
         return Changes(empty, empty if self._emit_removed else None)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
-        frames = [frame for frame in inputs[0][ROWS_FRAME] if frame.height]
-        if not frames:
+        new = _best_of_all(self._best, inputs[0]).select(self._names)
+        if not new.height:
             return self.nothing()
-        new = frames[0] if len(frames) == 1 else _top(self._best, pl.concat(frames).lazy()).collect()
-        slots = self._table.upsert(new.select(self._keys))
-        old = self._table.gather(slots.slots)
-        fresh = pl.Series(slots.fresh)
-        better = fresh | self._better(new, old)
-        values = new.select(self._values)
-        if better.all():
-            self._table.put(slots.slots, values)
-            winners, losers = new, pl.concat([new.select(self._keys), old], how="horizontal").filter(~fresh)
-        else:
-            winners = new.filter(better)
-            beaten = better & ~fresh
-            losers = pl.concat([new.select(self._keys), old], how="horizontal").filter(beaten)
-            self._table.put(slots.slots[better.to_numpy()], values.filter(better))
-        removed = losers.select(self._names).lazy() if self._emit_removed else None
-        return Changes(self._shown(winners).lazy(), None if removed is None else self._shown(removed.collect()).lazy())
+        found = self._table.upsert(new.select(self._keys))
+        slots, known = found.slots, np.flatnonzero(~found.fresh)
+        losers = new.clear()
+        if len(known):
+            held = self._table.pick(slots[known], self._best.by)
+            better = self._better(new[known], held)
+            beaten = known[better]
+            if self._emit_removed and len(beaten):
+                old = self._table.gather(slots[beaten])
+                losers = pl.concat([new[beaten].select(self._keys), old], how="horizontal").select(self._names)
+            if len(beaten) < len(known):
+                kept = np.sort(np.concatenate([np.flatnonzero(found.fresh), beaten]))
+                new, slots = new[kept], slots[kept]
+        self._table.put(slots, new.select(self._values))
+        return Changes(self._shown(new).lazy(), self._shown(losers).lazy() if self._emit_removed else None)
 
     def _shown(self, rows: pl.DataFrame) -> pl.DataFrame:
         if self._best.rank is None:
-            return rows.select(self._names)
-        return rows.select(*self._names, pl.lit(1, pl.Int64).alias(self._best.rank))
+            return rows
+        return rows.with_columns(pl.lit(1, pl.Int64).alias(self._best.rank))
 
-    def _better(self, new: pl.DataFrame, old: pl.DataFrame) -> pl.Series:
+    def _better(self, new: pl.DataFrame, old: pl.DataFrame) -> npt.NDArray[np.bool_]:
         """Where the new row comes before the old one; equal ones do not. Nulls come last."""
-        better: pl.Series | None = None
-        equal: pl.Series | None = None
+        better = pl.Series([False]).new_from_index(0, new.height)
+        equal = ~better
         for name, down in zip(self._best.by, self._best.descending, strict=True):
             one, two = new[name], old[name]
             wins = (one > two) if down else (one < two)
             if one.null_count() or two.null_count():
                 wins = wins.fill_null(False) | (one.is_not_null() & two.is_null())
-            better = wins if better is None or equal is None else better | (equal & wins)
-            same = one.eq_missing(two)
-            equal = same if equal is None else equal & same
-        return pl.Series([False]).new_from_index(0, new.height) if better is None else better
+            better |= equal & wins
+            equal &= one.eq_missing(two)
+        return better.to_numpy()
 
 
 class TopRows:
@@ -138,23 +142,55 @@ class TopRows:
         return Changes(empty, empty)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
-        new = gathered(inputs[0], ROWS_FRAME)
+        new = _best_of_all(self._best, inputs[0])
         if not new.height:
             return self.nothing()
-        place = pl.int_range(pl.len(), dtype=pl.Int64).alias(_PLACE)
-        ids = self._rows.ids_of(new.select(self._keys).unique() if self._keys else pl.DataFrame(height=1))
-        held = self._rows.gather(ids).select(self._names)
-        rows = pl.concat([held, new.select(self._names)]).with_columns(place)
-        best = self._best.chosen(rows.lazy()).collect()
-        places = best[_PLACE].to_numpy()
-        kept = places[places < len(ids)]
-        gone = np.delete(ids, kept)
-        added = best.filter(pl.col(_PLACE) >= len(ids)).sort(_PLACE).drop(_PLACE)
-        if not added.height:
-            return self.nothing()
-        self._rows.delete(gone)
-        self._rows.append(added)
+        # The rows of a group stand together: a group begins where a rank is 0.
+        groups = np.cumsum(new[_RANK].to_numpy() == 0) - 1
+        firsts = new.filter(pl.col(_RANK) == 0).select(self._keys) if self._keys else pl.DataFrame(height=1)
+        asked, ids = self._rows.lookup(firsts)
+        if not len(ids):
+            self._rows.append(new)
+            return Changes(self._shown(new, new[_RANK]).lazy(), self._output.to_frame().lazy())
+        met = np.isin(groups, asked)
+        alone = new.filter(pl.Series(~met))
+        change = self._merged(self._rows.gather(ids), asked, ids, new.filter(pl.Series(met)), groups[met])
+        self._rows.append(alone)
+        added = [change.added, self._shown(alone, alone[_RANK]).lazy()]
+        return Changes(pl.concat(added), change.removed)
+
+    def _merged(self, held: pl.DataFrame, held_groups: Ints, ids: Ints, new: pl.DataFrame, new_groups: Ints) -> Changes:
+        """The change of groups that have rows already."""
+        # Those that are held came first, in the order of their ids.
+        rows = pl.concat([held.select(self._names), new.select(self._names)])
+        groups = np.concatenate([held_groups, new_groups])
+        numbered = rows.select(self._best.by).with_columns(pl.Series(_GROUP, groups))
+        order = ranked(numbered, [_GROUP], self._best.by, self._best.descending)
+        count = len(ids)
+        before = np.zeros(len(groups), np.int64)
+        after = np.empty(len(groups), np.int64)
+        after[order.places] = order.ranks
+        before[order.places[order.places < count]] = _counted(held_groups)
+        lost = np.flatnonzero(after[:count] >= self._best.k)
+        won = np.flatnonzero(after[count:] < self._best.k) + count
+        won = won[np.lexsort((after[won], groups[won]))]
+        self._rows.delete(ids[lost])
+        self._rows.append(rows[won])
         if self._best.rank is None:
-            beaten = rows.filter(pl.col(_PLACE) < len(ids)).filter(~pl.col(_PLACE).is_in(pl.Series(kept).implode()))
-            return Changes(added.lazy(), beaten.drop(_PLACE).lazy())
-        return difference(self._best(held.lazy()).collect(), self._best(rows.drop(_PLACE).lazy()).collect())
+            return Changes(rows[won].lazy(), rows[lost].lazy())
+        moved = np.flatnonzero((after[:count] < self._best.k) & (after[:count] != before[:count]))
+        come, gone = np.concatenate([moved, won]), np.concatenate([moved, lost])
+        return Changes(
+            self._shown(rows[come], pl.Series(after[come])).lazy(),
+            self._shown(rows[gone], pl.Series(before[gone])).lazy(),
+        )
+
+    def _shown(self, rows: pl.DataFrame, ranks: pl.Series) -> pl.DataFrame:
+        rows = rows.select(self._names)
+        return rows if self._best.rank is None else rows.with_columns((ranks + 1).alias(self._best.rank))
+
+
+def _counted(groups: Ints) -> Ints:
+    """For rows of groups that stand together: a count up from 0 in each."""
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    return np.arange(len(groups)) - np.repeat(starts, np.diff(starts, append=len(groups)))

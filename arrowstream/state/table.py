@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -181,6 +181,11 @@ class KeyedTable:
         self._read = (slots, image, status)
         full = (status == _FULL) & (slots >= 0)
         return self._values.frame(image, None if full.all() else ~full)
+
+    def pick(self, slots: SlotArray, columns: Sequence[str]) -> pl.DataFrame:
+        """Some value columns at slots that have values, row by row."""
+        self._check(slots, 0)
+        return self._values.gather(slots, columns)
 
     def gather_keys(self, slots: SlotArray) -> pl.DataFrame:
         """The key columns at these slots, row by row."""

@@ -17,6 +17,8 @@ from pathlib import Path
 from benchmarks.nexmark.data import Dataset
 from benchmarks.nexmark.queries import NAMES
 
+PEERS = ["polars", "polars_in_memory", "duckdb", "spark"]
+
 
 def generate(options: argparse.Namespace) -> None:
     """Write the files of a data set."""
@@ -43,6 +45,23 @@ def check(options: argparse.Namespace) -> None:
     found = check(options.queries, events=options.events, data=options.data, settings=settings)
     print(f"{len(found)} differences" if found else f"all {len(options.queries)} equal")
     if found:
+        raise SystemExit(1)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measure beside others."""
+    from benchmarks.nexmark.compare import compare
+
+    rows = compare(
+        options.queries,
+        options.data,
+        peers=options.peers,
+        times=options.times,
+        files_per_batch=options.files_per_batch,
+        spark_data=options.spark_data,
+        out=options.out,
+    )
+    if any("failed" in row for row in rows):
         raise SystemExit(1)
 
 
@@ -77,6 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--data", type=Path, help="a data set to check with; made anew unless given")
     command.add_argument("--no-workers", dest="workers", action="store_false", help="embedded only")
     command.set_defaults(call=check)
+
+    command = commands.add_parser("compare", help="measure beside Polars, DuckDB and PySpark")
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--queries", nargs="+", choices=NAMES, default=NAMES, metavar="QUERY")
+    command.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS, metavar="PEER")
+    command.add_argument("--times", type=int, default=3, help="runs of each, of which the median counts")
+    command.add_argument("--files-per-batch", type=int, default=1)
+    command.add_argument("--spark-data", type=Path, help="a smaller data set for PySpark, of files as large")
+    command.add_argument("--out", type=Path, help="where all figures go, as JSON")
+    command.set_defaults(call=compare)
 
     options = parser.parse_args(arguments)
     logging.getLogger("arrowstream").setLevel(logging.ERROR)  # that some state has no bound is known here

@@ -15,6 +15,8 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 _WORD: Final = 63
 _SIGN: Final = np.int64(np.iinfo(np.int64).min)
 _PLACE: Final = "__place"
+# Up to so many times the rows there may be numbers of groups, for a table of them all to be worth it.
+_SPARSE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +40,53 @@ def ranked(rows: pl.DataFrame, groups: Sequence[str], by: Sequence[str], descend
     Where groups and values fit into 63 bits together with a row's place, one sort of such words does it: 6 ms for
     100,000 rows, where Polars' sort by two columns takes 45.
     """
-    height = rows.height
-    if not height:
-        return Ranking(np.empty(0, np.int64), np.empty(0, np.int64))
+    return _sorted(*_words(rows, groups, by, descending))
+
+
+def first_ranked(rows: pl.DataFrame, groups: Sequence[str], by: Sequence[str], descending: Sequence[bool]) -> Ranking:
+    """The first of each group of the ranking. Where the groups' numbers lie close together nothing is sorted."""
+    group, keys = _words(rows, groups, by, descending)
+    height = len(group)
+    low, high = (int(group.min()), int(group.max())) if height else (0, 0)
+    if high - low > _SPARSE * height or not height:
+        return _sorted(group, keys).head(1)
+    group = group - low
+    left = np.arange(height)
+    for codes in keys:
+        least = np.full(high - low + 1, np.iinfo(np.int64).max)
+        mine, at = codes[left], group[left]
+        np.minimum.at(least, at, mine)
+        left = left[mine == least[at]]
+    first = np.full(high - low + 1, height)
+    np.minimum.at(first, group[left], left)
+    places = first[first < height]
+    return Ranking(places, np.zeros(len(places), np.int64))
+
+
+def _words(
+    rows: pl.DataFrame, groups: Sequence[str], by: Sequence[str], descending: Sequence[bool]
+) -> tuple[Ints, list[Ints]]:
+    """The number of each row's group, and numbers that rise as rows get worse, the first the most important."""
+    if not rows.height:
+        return np.empty(0, np.int64), []
     keys = [code for name, down in zip(by, descending, strict=True) for code in _codes(rows[name], down)]
     while keys and _rises(keys[-1]):  # so it is in order of arrival
         keys.pop()
+    if not groups:
+        return np.zeros(rows.height, np.int64), keys
+    whole = _packed([_whole(rows[name]) for name in groups], _WORD - _bits(rows.height - 1))
+    return (_numbered(rows, groups) if whole is None else whole), keys
+
+
+def _sorted(group: Ints, keys: Sequence[Ints]) -> Ranking:
+    height = len(group)
+    if not height:
+        return Ranking(group, group)
     low = _bits(height - 1)
-    group = np.zeros(height, np.int64)
-    if groups:
-        whole = _packed([_whole(rows[name]) for name in groups], _WORD - low)
-        group = _numbered(rows, groups) if whole is None else whole
     words = _packed([group, *keys], _WORD - low)
     order = None
     if words is None:
-        order = np.lexsort(keys[::-1])
+        order = np.lexsort(_joined(keys)[::-1])
         standing = np.empty(height, np.int64)
         standing[order] = np.arange(height)
         words = _packed([group, standing], _WORD)
@@ -90,6 +124,18 @@ def _packed(columns: Sequence[Ints | None], bits: int) -> Ints | None:
         shifted = numbers.astype(np.int64) - low
         total = shifted if total is None else (total << width) | shifted
     return total
+
+
+def _joined(columns: Sequence[Ints]) -> list[Ints]:
+    """The same order in fewer columns: neighbours that fit into one word become one."""
+    joined = [columns[0]]
+    for numbers in columns[1:]:
+        both = _packed([joined[-1], numbers], _WORD)
+        if both is None:
+            joined.append(numbers)
+        else:
+            joined[-1] = both
+    return joined
 
 
 def _whole(keys: pl.Series) -> Ints | None:

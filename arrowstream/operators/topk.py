@@ -12,7 +12,7 @@ import polars as pl
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.moment import Moment
-from arrowstream.operators.ordering import Ints, Ranking, ranked
+from arrowstream.operators.ordering import Ints, Ranking, first_ranked, ranked
 from arrowstream.operators.program import Frames, Parts
 from arrowstream.plan.ranks import Best, TopK
 from arrowstream.state.multimap import MultiMap
@@ -23,10 +23,11 @@ _RANK: Final = "__rank"
 _GROUP: Final = "__group"
 
 
-def _top(best: Best, rows: pl.DataFrame, groups: Sequence[str] | None = None) -> Ranking:
+def _top(best: Best, rows: pl.DataFrame) -> Ranking:
     """The best of rows that stand in order of arrival, by group."""
-    groups = best.keys if groups is None else groups
-    return ranked(rows, groups, best.by, best.descending).head(best.k)
+    if best.k == 1:
+        return first_ranked(rows, best.keys, best.by, best.descending)
+    return ranked(rows, best.keys, best.by, best.descending).head(best.k)
 
 
 class TopPartial:

@@ -48,6 +48,7 @@ def main() -> None:
             ctx.start()
             print(f"taking orders for {options.seconds:g} s ...\n", flush=True)
             ctx.await_termination(timeout=options.seconds)
+            ctx.process_all_available()  # what has come so far, also on a slow machine
 
             print("while it runs, at one instant: the Parquet directory joined with the DuckDB table")
             print(ctx.sql(TOGETHER))

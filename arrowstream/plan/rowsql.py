@@ -62,7 +62,13 @@ def _catalog() -> tuple[frozenset[str], frozenset[str]]:
         rows = connection.execute("SELECT DISTINCT function_name, function_type, stability FROM duckdb_functions()")
         found = rows.fetchall()
     aggregates = {name for name, kind, _ in found if kind == "aggregate"}
-    changing = {name for name, kind, stability in found if kind == "scalar" and stability not in (None, "CONSISTENT")}
+    how: dict[str, set[str | None]] = {}
+    for name, kind, stability in found:
+        if kind == "scalar":
+            how.setdefault(name, set()).add(stability)
+    # Of `day`, `strftime` and their like only the variant that goes by the session's zone is not called consistent.
+    constant = {None, "CONSISTENT"}
+    changing = {name for name, each in how.items() if "VOLATILE" in each or not each & constant}
     return frozenset(aggregates), frozenset(changing - {"error"})
 
 

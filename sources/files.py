@@ -155,6 +155,8 @@ class FileSource:
         frame = scan_file(path, self.format)
         if (first, last) != (0, footer.num_rows):  # a slice keeps filters from the file
             frame = frame.slice(first, last - first)
+        if footer.schema == self.frame_schema:
+            return frame
         return frame.select(conform(path, footer.schema, self.frame_schema))
 
     def _schema_of_first_file(self) -> pl.Schema:

@@ -39,11 +39,12 @@ from arrowstream.receive.messages import (
     StopReceivers,
 )
 from arrowstream.receive.receiver import Receiver
+from arrowstream.schedule.ahead import ReadAhead
 from arrowstream.schedule.deadletters import dead_letters, late_letters, receipt_of
 from arrowstream.schedule.messages import CommitState, RunTask, TaskBlock, TaskDone, TaskFailed, TaskId
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.task import run_task
-from arrowstream.settings import Settings
+from arrowstream.settings import Settings, cores
 from arrowstream.state.changelog import ChangeLog
 from arrowstream.state.protocol import StateTable
 
@@ -98,6 +99,7 @@ class _UnitRun:
     keepers: dict[int, list[WorkerId]] = field(default_factory=dict)
     copies: dict[tuple[int, str], ChangeLog] = field(default_factory=dict)
     receivers: dict[tuple[SourceId, str], Receiver] = field(default_factory=dict)
+    ahead: ReadAhead | None = None
 
 
 class Executor:
@@ -125,7 +127,10 @@ class Executor:
 
     def start_unit(self, unit: Unit, partitions: int) -> None:
         """Take in a plan; its receivers and tasks come as instructions."""
-        self._units[unit.id] = _UnitRun(unit, compile_unit(unit), partitions)
+        run = self._units[unit.id] = _UnitRun(unit, compile_unit(unit), partitions)
+        reader = Partition(0, partitions, run.program, unit)
+        if ReadAhead.possible(reader):
+            run.ahead = ReadAhead(reader, cores(), self._settings.blocks.backlog)
 
     def stop_unit(self, unit_id: UnitId) -> None:
         """Stop its receivers and forget all of it."""
@@ -136,6 +141,8 @@ class Executor:
             receiver.stop(drain=False)
         for receiver in run.receivers.values():
             receiver.release(10)
+        if run.ahead is not None:
+            run.ahead.close()
         self.manager.forget(unit_id)
 
     def close(self) -> None:
@@ -151,6 +158,8 @@ class Executor:
                 self._commit(unit, batch)
             case DropBlocks(blocks):
                 self.manager.drop(blocks)
+                for ahead in [run.ahead for run in self._units.values() if run.ahead is not None]:
+                    ahead.drop(blocks)
             case CopyBlock():
                 self._copy_block(instruction)
             case StartReceiver():
@@ -213,7 +222,7 @@ class Executor:
             new_id=lambda: BlockId(f"{order.unit}/{order.source}/{order.split}/{self.worker}/{next(self._numbers)}"),
         )
         listener = _Listener(order, self.worker, self._emit)
-        outlet = _Outlet(order, self.manager)
+        outlet = _Outlet(order, self.manager, run.ahead)
         receiver = Receiver(source, order.split, order.resume, generator, outlet, self._clock, listener)
         run.receivers[order.source, order.split] = receiver
         receiver.start()
@@ -253,6 +262,7 @@ class Executor:
                 self._load,
                 lambda step, name: self._fetch_parts(run, order, step, name),
                 Moment(task.batch, order.time, order.before, order.after),
+                None if run.ahead is None else run.ahead.take,
             )
             parts = run.parts.setdefault(task.partition, {})
             for (step, name, to), frame in result.parts.items():
@@ -370,10 +380,12 @@ class Executor:
 class _Outlet:
     """A receiver's way into the block manager."""
 
-    def __init__(self, order: StartReceiver, manager: BlockManager) -> None:
-        self._of, self._manager = (order.unit, order.source, order.split), manager
+    def __init__(self, order: StartReceiver, manager: BlockManager, ahead: ReadAhead | None) -> None:
+        self._of, self._manager, self._ahead = (order.unit, order.source, order.split), manager, ahead
 
     def put(self, block: Block) -> None:
+        if self._ahead is not None:
+            self._ahead.offer(block.info)
         self._manager.put(self._of[0], block)
 
     def after(self, action: Callable[[], None]) -> None:

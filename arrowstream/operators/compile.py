@@ -126,13 +126,14 @@ def _(node: Watermark, to: _Builder) -> int:
     read = [name for name in node.schema if name in to.needs[node] or name == node.column]
     if len(read) < len(node.schema):
         # Rows are looked at here, so only what is read later should be there: Polars asks the file for no more.
-        below = to.add(Transform(partial(RowsOperator, (Step("select", (read,)),))), below)
+        below = to.add(Transform(partial(RowsOperator, (Step("select", (read,)),)), anytime=True), below)
     return to.add(Observe(to.marks[node], node.column, node.max_ahead, node.label), below, shared=_shared(node, to))
 
 
 @_compile.register
 def _(node: Rows, to: _Builder) -> int:
-    return to.add(Transform(partial(RowsOperator, node.steps)), *_inputs(node, to), shared=_shared(node, to))
+    work = Transform(partial(RowsOperator, node.steps), anytime=True)
+    return to.add(work, *_inputs(node, to), shared=_shared(node, to))
 
 
 @_compile.register
@@ -150,7 +151,7 @@ def _(node: MapBatches, to: _Builder) -> int:
 @_compile.register
 def _(node: Union, to: _Builder) -> int:
     make = partial(UnionOperator, node.schema.names())
-    return to.add(Transform(make), *_inputs(node, to), shared=_shared(node, to))
+    return to.add(Transform(make, anytime=True), *_inputs(node, to), shared=_shared(node, to))
 
 
 @_compile.register
@@ -269,8 +270,8 @@ def _(node: AsofJoin, to: _Builder) -> int:
 
 @_compile.register
 def _(node: TableJoin, to: _Builder) -> int:
-    make = partial(TableJoinOperator, node)
-    return to.add(Transform(make), *_inputs(node, to), shared=_shared(node, to))
+    work = Transform(partial(TableJoinOperator, node), anytime=node.table.refresh is None)
+    return to.add(work, *_inputs(node, to), shared=_shared(node, to))
 
 
 @_compile.register

@@ -53,6 +53,10 @@ class Moment:
     split: str = ""
     turned_away: list[Late] = field(default_factory=list)
 
+    def again(self) -> Moment:
+        """The same moment, with nothing turned away yet."""
+        return Moment(self.batch, self.now, self.before, self.after)
+
     def start(self, mark: Mark) -> int:
         """The watermark when the batch began: what has closed by it is closed."""
         return _least(self.before, mark, mark.behind)

@@ -32,7 +32,7 @@ class Operator(Protocol):
 
 
 class PartialOperator(Protocol):
-    """Before an exchange: make the batch small, by key."""
+    """Before an exchange: make the batch small, by key. Keeps nothing; several threads may call it at once."""
 
     @property
     def frames(self) -> Sequence[str]:
@@ -74,9 +74,10 @@ class Observe:
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """Row-local work."""
+    """Row-local work; `anytime` where it may run in any thread, and before its batch has come."""
 
     make: Callable[[], Operator]
+    anytime: bool = False
 
 
 @dataclass(frozen=True, slots=True)

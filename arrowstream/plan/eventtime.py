@@ -94,6 +94,20 @@ def ticks(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return expr.cast(pl.Int64)
 
 
+def physical_ticks(value: int | None, dtype: pl.DataType) -> int | None:
+    """The ticks of a single time, from its physical value."""
+    if value is None:
+        return None
+    match dtype:
+        case pl.Datetime(time_unit="ms"):
+            return value * 1000
+        case pl.Datetime(time_unit="ns"):
+            return value // 1000
+        case pl.Date():
+            return value * DAY
+    return value
+
+
 def lowest(dtype: pl.DataType) -> int:
     """Ticks below which no time of this type lies."""
     return int(pl.select(dtype.min()).item()) if dtype.is_integer() else BEGINNING  # type: ignore[attr-defined]

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
+from arrowstream.connectors.sink import Sink
 from arrowstream.connectors.source import Source
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.program import Operator, Partial, Program, Scan, Stateful, StatefulOperator, Transform
 from arrowstream.plan.nodes import Watermark
 from arrowstream.plan.unit import Unit, sources_below, watermarks
+from arrowstream.schedule.passed import Passed
 from arrowstream.state.protocol import StateTable
 
 
@@ -19,13 +21,14 @@ class Partition:
     """What runs a partition's tasks, batch after batch; belongs to one thread.
 
     Committed -> (tasks of batch N) -> Open(N) -> (`commit` | `rollback`) -> Committed. `values` holds what later
-    stages of the batch under way will read.
+    stages of the batch under way will read, `nothing` what stage 0 gives of no rows, once somebody has asked.
     """
 
     def __init__(self, number: int, partitions: int, program: Program, unit: Unit) -> None:
         self.number, self.partitions, self.program = number, partitions, program
         self.names: Mapping[SourceId, str] = {source: node.name for source, node in unit.sources}
         self.sources: Mapping[SourceId, Source] = {source: node.source for source, node in unit.sources}
+        self.sinks: Sequence[Sink] = [output.sink for output in unit.outputs]
         self.schemas: Mapping[SourceId, pl.Schema] = {source: node.schema for source, node in unit.sources}
         self.transforms: dict[int, Operator] = {}
         self.stateful: dict[int, StatefulOperator] = {}
@@ -44,6 +47,7 @@ class Partition:
             own = {step.work.source} if isinstance(step.work, Scan) else set()
             self.feeding[step.number] = own.union(*(self.feeding[number] for number in step.inputs))
         self.values: dict[int, Changes] = {}
+        self.nothing: Passed | None = None
         self.version = -1
         self.open_batch: int | None = None
 

@@ -256,6 +256,8 @@ class _Process:
         ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
         line = self.process.stdout.readline().strip() if ready else ""
         if not line.isdigit():
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its output ends a moment before it does
+                self.process.wait(1 if ready else 0)
             code = self.process.poll()
             said = f"ended with {code}" if code is not None else f"did not start within {START_SECONDS:.0f} s"
             raise ClusterError(f"worker {self.worker} {said}; its messages are above, on standard error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -27,11 +28,14 @@ class Footer:
 
     ends    where each row group ends, in rows
     nbytes  the size of the rows
+    ranges  for each row group the lowest and highest value of its columns of times and whole numbers, as physical
+            integers; without those that have nulls, or of which it does not say
     """
 
     schema: pl.Schema
     ends: tuple[int, ...]
     nbytes: int
+    ranges: tuple[Mapping[str, tuple[int, int]], ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -43,6 +47,13 @@ class Footer:
             return first
         place = bisect_right(self.ends, first + most)
         return self.ends[place - 1] if place and self.ends[place - 1] > first else first + most
+
+    def ranges_of(self, first: int, last: int) -> Mapping[str, tuple[int, int]]:
+        """The ranges of the rows from `first` up to `last`; none where a row group is cut."""
+        places = [0, *self.ends]
+        if not self.ranges or first not in places or last not in places:
+            return {}
+        return widest(self.ranges[places.index(first) : places.index(last)])
 
     def nbytes_of(self, count: int) -> int:
         return self.nbytes * count // max(self.num_rows, 1)
@@ -75,13 +86,40 @@ def _read_footer(path: str, format: str, *changes: int) -> Footer:
             metadata = pq.read_metadata(path)
             groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
             ends = tuple(accumulate(group.num_rows for group in groups))
-            return Footer(schema, ends, sum(group.total_byte_size for group in groups))
+            ranges = tuple(_ranges(group, schema) for group in groups)
+            return Footer(schema, ends, sum(group.total_byte_size for group in groups), ranges)
         with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
             return Footer(schema, (reader.count_rows(),), size)
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise SourceError(f"{path} is damaged: {error}") from error
+
+
+def widest(ranges: Sequence[Mapping[str, tuple[int, int]]]) -> Mapping[str, tuple[int, int]]:
+    """The ranges of several stretches of rows together, of columns of which all of them tell."""
+    if not ranges:
+        return {}
+    known = set(ranges[0]).intersection(*ranges[1:])
+    return {name: (min(each[name][0] for each in ranges), max(each[name][1] for each in ranges)) for name in known}
+
+
+def _ranges(group: pq.RowGroupMetaData, schema: pl.Schema) -> Mapping[str, tuple[int, int]]:
+    found = {}
+    for place in range(group.num_columns):
+        column = group.column(place)
+        name = column.path_in_schema
+        if not _counts(schema.get(name)) or column.physical_type not in ("INT32", "INT64"):
+            continue
+        told = column.statistics
+        if told is not None and told.has_min_max and told.has_null_count and not told.null_count:
+            found[name] = (int(told.min_raw), int(told.max_raw))
+    return found
+
+
+def _counts(dtype: pl.DataType | None) -> bool:
+    """Whether a column's values are kept in files as the signed integers that Polars has for them."""
+    return isinstance(dtype, pl.Datetime | pl.Date) or dtype in (pl.Int64, pl.Int32)
 
 
 def scan_file(path: str, format: str) -> pl.LazyFrame:

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ from arrowstream.connectors.formats.make import make_format
 from arrowstream.connectors.formats.schema import SchemaLike, polars_schema
 from arrowstream.connectors.source import EndOfStream, Offset, Reference
 from arrowstream.errors import PlanError, SourceError
-from arrowstream.sources._columnar import Footer, Unfinished, conform, read_footer, scan_file
+from arrowstream.sources._columnar import Footer, Unfinished, conform, read_footer, scan_file, widest
 from arrowstream.sources._filelog import FileLog, parts_between
 from arrowstream.sources._linefile import COMPRESSIONS, LineFile
 from arrowstream.sources._lines import LONGEST_LINE
@@ -281,17 +281,25 @@ class FileReader:
     def _refer(self) -> Reference | None:
         """Rows of as many files as make up one poll."""
         rows = nbytes = 0
+        ranges: list[Mapping[str, tuple[int, int]]] = []
         most = self._source.max_rows_per_poll
         while rows < most and (footer := self._open_footer()) is not None:
             stop = footer.cut(self._log.at, most - rows)
             if rows and stop not in footer.ends:
                 break  # the next poll can take the whole row group
             rows, nbytes = rows + stop - self._log.at, nbytes + footer.nbytes_of(stop - self._log.at)
+            ranges.append(self._known(footer, self._log.at, stop))
             self._log.at = stop
             if stop == footer.num_rows:
                 self._log.finish(stop)
                 self._footer = None
-        return Reference(rows, nbytes) if rows else None
+        return Reference(rows, nbytes, widest(ranges)) if rows else None
+
+    def _known(self, footer: Footer, first: int, last: int) -> Mapping[str, tuple[int, int]]:
+        """The ranges of columns that the stream has as the file has them."""
+        schema = self._source.frame_schema
+        found = footer.ranges_of(first, last)
+        return {name: found[name] for name in found if name in schema and schema[name] == footer.schema[name]}
 
     def _open_footer(self) -> Footer | None:
         """The footer of the file at hand, else of the next one; None where there is none that can be read yet."""

@@ -23,7 +23,8 @@ class BlockInfo(msgspec.Struct, frozen=True):
 
     `position` counts the blocks of its split, of either kind, from 0; rows leave in this order. `nbytes` is what it
     takes in memory, `created` the clock when its first row came. `held` says whether the rows are in a block
-    store; where not, they are scanned from the source. `replayable` says that they could be.
+    store; where not, they are scanned from the source. `replayable` says that they could be. `ranges` has the lowest
+    and highest value of some columns without nulls, as physical integers, where the source knew them.
     """
 
     id: BlockId
@@ -38,6 +39,7 @@ class BlockInfo(msgspec.Struct, frozen=True):
     kind: BlockKind = "rows"
     held: bool = True
     replayable: bool = False
+    ranges: dict[str, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)

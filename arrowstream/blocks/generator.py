@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 
+import msgspec
 import pyarrow as pa
 
 from arrowstream.blocks.block import Block, BlockInfo, BlockKind
@@ -54,7 +55,8 @@ class BlockGenerator:
         if isinstance(rows, Reference):
             sealed += self.seal()
             start, self._start = self._start, stop
-            sealed.append(Block(self._info("rows", rows.num_rows, rows.nbytes, start, stop, now, held=False), None))
+            info = self._info("rows", rows.num_rows, rows.nbytes, start, stop, now, held=False)
+            sealed.append(Block(msgspec.structs.replace(info, ranges=dict(rows.ranges)), None))
         elif rows is not None and rows.num_rows:
             large = self._bytes + rows.nbytes > self._settings.bytes
             long = self._count + rows.num_rows > self._settings.rows

@@ -7,7 +7,7 @@ connector stays thin. Optional abilities are the small protocols below; the engi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import polars as pl
@@ -74,13 +74,16 @@ class Reference:
     """A block's worth of rows that stays in the source until a task scans it (columnar files).
 
     Given by `poll` instead of rows; the rows are those between the position before the poll and the one after.
+    `ranges` tells of columns without nulls their lowest and highest value, as Polars' physical integers, where the
+    source knows them without reading; of times, so that the watermark moves on without reading them.
     """
 
-    __slots__ = ("nbytes", "num_rows")
+    __slots__ = ("nbytes", "num_rows", "ranges")
 
-    def __init__(self, num_rows: int, nbytes: int) -> None:
+    def __init__(self, num_rows: int, nbytes: int, ranges: Mapping[str, tuple[int, int]] | None = None) -> None:
         self.num_rows = num_rows
         self.nbytes = nbytes
+        self.ranges = ranges or {}
 
 
 @runtime_checkable

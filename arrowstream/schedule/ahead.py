@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.ids import BlockId, SourceId
-from arrowstream.operators.moment import Moment
 from arrowstream.operators.program import Transform
-from arrowstream.plan.eventtime import BEGINNING
 from arrowstream.schedule.messages import TaskBlock
 from arrowstream.schedule.partition import Partition
-from arrowstream.schedule.passed import ANYTIME, Passed
+from arrowstream.schedule.passed import Passed, anytime
 from arrowstream.schedule.stage import StagePass
 
 
@@ -99,8 +97,7 @@ class ReadAhead:
             heapq.heappop(self._order)
 
     def _pass(self, info: BlockInfo) -> Passed:
-        marks = len(self._partition.marks)
-        moment = Moment(now=ANYTIME, before=[BEGINNING] * marks, after=[BEGINNING] * marks)
+        moment = anytime(self._partition.marks)
         made = StagePass(self._partition, 0, lambda _: None, lambda *_: [], moment).run([TaskBlock(0, info, [])])
         later = self._partition.read_later(0)
         made.values = {number: value.collect() for number, value in made.values.items() if number in later}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import polars as pl
 
@@ -11,8 +12,10 @@ from arrowstream.connectors.changes import ChangeBatch
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Late, Moment
-from arrowstream.plan.eventtime import FOREVER
+from arrowstream.plan.eventtime import BEGINNING, FOREVER
 from arrowstream.plan.nodes import Watermark
+
+_NEVER: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Passed:
     turned_away: Sequence[Late] = ()
 
     def holds(self, marks: Sequence[Watermark], moment: Moment) -> bool:
-        """Whether a pass that was made at no time in particular (`ANYTIME`) would be the same at this moment.
+        """Whether a pass that was made at no time in particular (`anytime`) would be the same at this moment.
 
         No row below lies before any of its watermarks, so none can be late for whatever comes after.
         """
@@ -51,10 +54,11 @@ class Passed:
         )
 
 
-ANYTIME = float("inf")
-"""The clock of a pass that is made before its batch: nothing is too far ahead of it."""
+def anytime(marks: Sequence[Watermark]) -> Moment:
+    """The moment of a pass that is made before its batch: nothing is late yet, and nothing too far ahead."""
+    return Moment(now=_NEVER, before=[BEGINNING] * len(marks), after=[BEGINNING] * len(marks))
 
 
 def latest(max_ahead: int | None, moment: Moment) -> int:
     """The highest time, in ticks, that is not too far ahead."""
-    return FOREVER if max_ahead is None or moment.now == ANYTIME else int(moment.now * 1_000_000) + max_ahead
+    return FOREVER if max_ahead is None or moment.now == _NEVER else int(moment.now * 1_000_000) + max_ahead

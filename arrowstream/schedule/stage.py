@@ -15,9 +15,10 @@ from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
 from arrowstream.operators.program import Observe, Partial, ProgramStep, Scan, Stateful, Transform, Write
 from arrowstream.plan.eventtime import physical_ticks, ticks
+from arrowstream.plan.nodes import SourceNode
 from arrowstream.schedule.messages import TaskBlock
 from arrowstream.schedule.partition import Partition
-from arrowstream.schedule.passed import Passed, Seen, latest
+from arrowstream.schedule.passed import Passed, Seen, anytime, latest
 
 ORDER = "__order"
 """Hidden column of an exchange where several passes gave rows: in an ordered program the ordinal of the row's block,
@@ -85,7 +86,7 @@ class StagePass:
                 mine = [block for block in blocks if block.info.source == source and block.info.kind == "rows"]
                 value = Changes(self._scan(source, mine))
             case Observe():
-                value = self._observe(step.work, values[step.inputs[0]])
+                value = self._observe(step.work, values[step.inputs[0]], blocks)
             case Transform():
                 value = self._partition.transforms[step.number].process(
                     [values[number] for number in step.inputs], self._moment
@@ -169,10 +170,33 @@ class StagePass:
             parts[name] = frames
         return parts
 
-    def _observe(self, work: Observe, changes: Changes) -> Changes:
+    def _origins_of(self, work: Observe) -> set[tuple[SourceId, str]]:
+        return {at for at in self._origins if at[0] in self._partition.below[work.number]}
+
+    def _known(self, work: Observe, blocks: Sequence[TaskBlock]) -> Seen | None:
+        """The times of these blocks' rows as their source told them; None where rows must be looked at.
+
+        Then nothing is read for the watermark's sake, and filters reach down into the file.
+        """
+        mark = self._partition.marks[work.number]
+        if not isinstance(mark.input, SourceNode):
+            return None
+        (source,) = self._partition.below[work.number]
+        mine = [block.info for block in blocks if block.info.source == source and block.info.kind == "rows"]
+        if not mine or any(work.column not in info.ranges for info in mine):
+            return None
+        dtype = mark.schema[work.column]
+        low = physical_ticks(min(info.ranges[work.column][0] for info in mine), dtype)
+        high = physical_ticks(max(info.ranges[work.column][1] for info in mine), dtype)
+        return None if low is None or high is None else Seen(low, high)
+
+    def _observe(self, work: Observe, changes: Changes, blocks: Sequence[TaskBlock]) -> Changes:
         """Note the times of each split, and turn away rows without a time or from the future."""
+        if (known := self._known(work, blocks)) is not None and known.high <= latest(work.max_ahead, self._moment):
+            self._found.times[(work.number, *next(iter(self._origins_of(work))))] = known
+            return changes
         frame = changes.added.collect()
-        origins = {at for at in self._origins if at[0] in self._partition.below[work.number]}
+        origins = self._origins_of(work)
         if frame.is_empty() or not origins:
             return Changes(frame.lazy())
         assert len(origins) == 1, "a watermark sees one split at a time"
@@ -212,7 +236,7 @@ def _edges(column: pl.Series) -> tuple[int | None, int | None]:
 def _nothing(partition: Partition) -> Passed:
     """What stage 0 gives of no rows at all, with all values collected."""
     if partition.nothing is None:
-        passed = StagePass(partition, 0, lambda _: None, lambda *_: [], Moment()).run([])
+        passed = StagePass(partition, 0, lambda _: None, lambda *_: [], anytime(partition.marks)).run([])
         passed.values = {number: value.collect() for number, value in passed.values.items()}
         partition.nothing = passed
     return partition.nothing

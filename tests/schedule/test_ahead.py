@@ -17,7 +17,7 @@ from arrowstream.schedule.ahead import ReadAhead
 from arrowstream.sources._columnar import read_footer
 from arrowstream.sources.files import FileSource
 
-SCHEMA = {"at": pl.Datetime("ms"), "key": pl.Int64, "value": pl.Int64}
+SCHEMA = pl.Schema({"at": pl.Datetime("ms"), "key": pl.Int64(), "value": pl.Int64()})
 DAY = dt.datetime(2026, 3, 1)
 
 rows = st.lists(

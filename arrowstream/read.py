@@ -59,9 +59,11 @@ class ReadFrom:
         """Made-up rows at a steady rate: `timestamp` and `value`, a number that counts up from 0."""
         return self.open("rate", rows_per_second, **options)
 
-    def nexmark(self, stream: Literal["person", "auction", "bid"], **options: Any) -> StreamFrame:
+    def nexmark(
+        self, stream: Literal["person", "auction", "bid"], *, name: str | None = None, **options: Any
+    ) -> StreamFrame:
         """One of the three streams of the NEXMark benchmark: `rate=`, `events=`, `seed=`."""
-        return self.open("nexmark", stream, **options)
+        return self.open("nexmark", stream, name=name or self._numbered(str(stream)), **options)
 
     def memory(self, schema: Any, **options: Any) -> StreamFrame:
         """Rows that the program itself sends: `frame.source.send(rows)`; for tests and notebooks.
@@ -78,13 +80,16 @@ class ReadFrom:
         if not isinstance(source, Source):
             raise PlanError(f"{source!r} is no source: it lacks schema, replayable, splits or open")
         if name is None:
-            name = connector if isinstance(connector, str) else type(source).__name__
-            number = self._count.get(name, 0)
-            self._count[name] = number + 1
-            name = f"{name}-{number}" if number else name
+            name = self._numbered(connector if isinstance(connector, str) else type(source).__name__)
         if name in self._names:
             raise PlanError(f"there is already a source {name!r}; give this one another name=")
         self._names.add(name)
         columns = pl.Schema(pl.DataFrame(source.schema.empty_table()).schema)
         node = SourceNode(schema=columns, kind=Append(), name=name, source=source)
         return StreamFrame(node, self._plans)
+
+    def _numbered(self, name: str) -> str:
+        """The name, or with a number where it was given before."""
+        number = self._count.get(name, 0)
+        self._count[name] = number + 1
+        return f"{name}-{number}" if number else name

@@ -73,16 +73,19 @@ def over(node: Node, method: str, exprs: Sequence[pl.Expr]) -> Node:
         raise plan_error(error, node.schema) from error
     text = ", ".join(" ".join(str(expr).split()) for expr in exprs)
     time = node.time
-    kept = time is not None and time.column in keys and schema.get(time.column) == node.schema[time.column]
+    timed = time is not None and time.column in keys
+    kept = time is not None and timed and schema.get(time.column) == node.schema[time.column]
+    final = timed and isinstance(node.kind, Append)
     return Recompute(
         schema=schema,
-        kind=Retract(),
+        kind=Append() if final else Retract(),
         time=time if kept and method == "with_columns" else None,
         input=node,
         keys=keys,
         columns=tuple(node.schema),
         whole=Replayed(method, tuple(exprs)),
         description=text if len(text) <= 120 else text[:119] + "…",
+        final=final,
     )
 
 

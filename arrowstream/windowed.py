@@ -71,7 +71,7 @@ class StreamWindows:
         assert node.time is not None
         late = bool(node.time.lateness)
         kind: ChangeKind = Upsert((*keys, *window)) if self._update or late else Append()
-        behind = 0 if self._label_right else windows.period.most
+        behind = windows.behind(label_right=self._label_right)
         described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
         return self._frame._with(
             WindowAggregate(

@@ -12,6 +12,7 @@ from arrowstream.connectors.changes import Append
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
 from arrowstream.operators.asof import AsofJoinOperator
 from arrowstream.operators.boundedjoin import BoundedJoin
+from arrowstream.operators.closing import ClosingGroups
 from arrowstream.operators.distinct import DistinctFirst, DistinctLast, DistinctPartial, DistinctWithin
 from arrowstream.operators.exchange import RowsPartial
 from arrowstream.operators.join import UnboundedJoin
@@ -210,8 +211,11 @@ def _(node: Numbered, to: _Builder) -> int:
 @_compile.register
 def _(node: Recompute, to: _Builder) -> int:
     weighted = not isinstance(node.input.kind, Append)
-    before = to.add(Partial(RowsPartial(node.columns, weighted), node.keys), *_inputs(node, to))
+    judge = to.judge(node.input, node) if node.final else None
+    before = to.add(Partial(RowsPartial(node.columns, weighted, judge), node.keys), *_inputs(node, to))
     to.ordered = True
+    if node.final:
+        return to.merge(partial(ClosingGroups, node, to.time(node.input)[0]), (before,), node)
     time = to.time(node.input) if node.timed else None
     return to.merge(partial(RecomputeGroups, node, weighted, time), (before,), node)
 

@@ -22,7 +22,7 @@ Whole: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 class Recompute(Node):
     """Keeps the rows of each group (`columns` of them). The groups that a batch touches are computed as they were and
     as they are, and the difference goes on. Without `keys` there is one group, and it gives rows even of nothing where
-    `whole` does.
+    `whole` does. With `final` a group is computed once, when the watermark has passed the time that is among its keys.
     """
 
     input: Node
@@ -30,6 +30,7 @@ class Recompute(Node):
     columns: tuple[str, ...]
     whole: Whole
     description: str
+    final: bool = False
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -13,7 +13,8 @@ from arrowstream.plan.aggregates import NotDecomposable, decompose
 from arrowstream.plan.eventtime import EventTime, check_time, duration_ticks
 from arrowstream.plan.expressions import as_expressions, expand_grouped, resolve
 from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate
-from arrowstream.plan.windows import BIN, CLOSED, Numbered, Rolling, WindowAggregate, Windows, interval
+from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
+from arrowstream.plan.windows import BIN, CLOSED, Windows, interval
 
 if TYPE_CHECKING:
     from polars._typing import IntoExpr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,7 @@ WHOLE = [pl.col("v").median().alias("mid"), pl.col("v").sort().last().alias("top
 @given(
     rows=rows_of,
     cuts=cuts_of,
-    shape=st.sampled_from([(10, 10), (5, 10), (4, 6), (3, 9), (10, 4)]),
+    shape=st.sampled_from([(10, 10), (5, 10), (4, 6), (3, 9), (10, 4), (1, 17), (2, 40)]),
     offset=st.sampled_from([0, 3]),
     closed=st.sampled_from(["left", "right", "both", "none"]),
     label=st.sampled_from(["left", "right"]),
@@ -111,16 +112,24 @@ def test_windows_are_those_of_the_rows_in_time(
     assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
 
 
-@given(rows=rows_of, cuts=cuts_of, aggs=st.sampled_from([AGGS, DISTINCT, WHOLE]))
-@settings(max_examples=40)
-def test_late_rows_correct_windows_as_long_as_it_is_allowed(rows: Any, cuts: Any, aggs: Any) -> None:
+@given(
+    rows=rows_of,
+    cuts=cuts_of,
+    aggs=st.sampled_from([AGGS, DISTINCT, WHOLE]),
+    shape=st.sampled_from([(5, 5), (2, 6), (1, 20)]),
+)
+@settings(max_examples=60)
+def test_late_rows_correct_windows_as_long_as_it_is_allowed(
+    rows: Any, cuts: Any, aggs: Any, shape: tuple[int, int]
+) -> None:
     frame_ = stream("0s", allowed_lateness="10s")
-    windows = frame_.group_by_dynamic("t", every="5s", group_by="k").agg(aggs)
+    every, period = shape
+    windows = frame_.group_by_dynamic("t", every=f"{every}s", period=f"{period}s", group_by="k").agg(aggs)
     assert isinstance(windows.kind, Upsert)
     data = frame(rows)
     letters: list[pa.Table] = []
     found = run_pieces(windows._node, cut(data, cuts), letters=letters)
-    wanted = exploded(in_time(data, letters), 5, 5, 0, "left", aggs, right=False)
+    wanted = exploded(in_time(data, letters), every, period, 0, "left", aggs, right=False)
     assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
 
 
@@ -144,18 +153,19 @@ def test_windows_of_windows_close_in_the_same_batch(rows: Any, cuts: Any) -> Non
     assert_frame_equal(found, wanted, check_row_order=False)
 
 
-@given(rows=rows_of, cuts=cuts_of)
-@settings(max_examples=30)
-def test_cumulating_windows_grow_step_by_step(rows: Any, cuts: Any) -> None:
-    windows = stream("3s").group_by_cumulate("t", step="5s", every="15s").agg(pl.col("v").sum())
+@given(rows=rows_of, cuts=cuts_of, shape=st.sampled_from([(5, 15), (1, 20)]))
+@settings(max_examples=40)
+def test_cumulating_windows_grow_step_by_step(rows: Any, cuts: Any, shape: tuple[int, int]) -> None:
+    step, every = shape
+    windows = stream("3s").group_by_cumulate("t", step=f"{step}s", every=f"{every}s").agg(pl.col("v").sum())
     data = frame(rows)
     letters: list[pa.Table] = []
     found = run_pieces(windows._node, cut(data, cuts), letters=letters)
     made: dict[tuple[int, int], int] = {}
     for t, _, v in in_time(data, letters).iter_rows():
         second = int((t - DAY).total_seconds())
-        base = second // 15 * 15
-        for end in (base + 5, base + 10, base + 15):
+        base = second // every * every
+        for end in range(base + step, base + every + 1, step):
             if second < end:
                 made[base, end] = made.get((base, end), 0) + v
     assert sorted(found.select("_lower_boundary", "_upper_boundary", "v").rows()) == sorted(
@@ -181,6 +191,48 @@ def test_calendar_windows_are_those_of_polars_also_across_summer_time(every: str
         letters: list[pa.Table] = []
         assert_frame_equal(run_pieces(windows._node, pieces, letters=letters).sort("t"), wanted)
         assert not letters
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    cuts=cuts_of,
+    delay=st.sampled_from(["0s", "4s"]),
+    keyed=st.booleans(),
+    aggs=st.sampled_from([AGGS, WHOLE]),
+)
+@settings(max_examples=15)
+def test_a_window_may_be_hundreds_of_steps_long(seed: int, cuts: Any, delay: str, keyed: bool, aggs: Any) -> None:
+    """10 minutes every second: what a window is made of is merged by and by, and none is left out."""
+    chance = random.Random(seed)
+    seconds = sorted(chance.sample(range(4000), 40), key=lambda s: s + chance.random() * 8)
+    data = frame([(s, chance.choice([None, 1, 2]) if keyed else 1) for s in seconds])
+    windows = stream(delay).group_by_dynamic("t", every="1s", period="600s", group_by="k").agg(aggs)
+    letters: list[pa.Table] = []
+    found = run_pieces(windows._node, cut(data, cuts), letters=letters)
+    wanted = exploded(in_time(data, letters), 1, 600, 0, "left", aggs, right=False)
+    assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("every", "period"), [("1d", "3d"), ("1d", "36h"), ("6h", "1d"), ("1h", "12h"), ("1mo", "1q")])
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
+@pytest.mark.parametrize("aggs", [AGGS, WHOLE])
+def test_windows_that_overlap_keep_to_the_calendar(every: str, period: str, zone: str, aggs: list[pl.Expr]) -> None:
+    for begin in (dt.datetime(2025, 3, 5, 1), dt.datetime(2025, 10, 22, 1)):
+        times = pl.datetime_range(begin, begin + dt.timedelta(days=30), "97m", time_zone="UTC", eager=True)
+        column = times.dt.convert_time_zone(zone)
+        data = pl.DataFrame({"t": column, "v": pl.int_range(times.len(), eager=True)})
+        source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "1h")
+        windows = source.group_by_dynamic("t", every=every, period=period).agg(aggs)
+        letters: list[pa.Table] = []
+        found = run_pieces(windows._node, [{"s": data[:200]}, {"s": data[200:210]}, {"s": data[210:]}], letters=letters)
+        assert not letters
+        around = dt.timedelta(days=130)
+        clock = pl.datetime_range(begin - around, begin + around, "15m", time_zone="UTC", eager=True)
+        starts = pl.DataFrame({"s": clock.dt.convert_time_zone(zone).dt.truncate(every).unique()[1:]})
+        edges = starts.with_columns(e=pl.col("s").dt.offset_by(period))
+        pairs = data.join_where(edges, pl.col("t") >= pl.col("s"), pl.col("t") < pl.col("e"))
+        wanted = pairs.group_by(pl.col("s").alias("t_")).agg(aggs).rename({"t_": "t"})
+        assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
 
 
 def test_hours_begin_where_the_clock_on_the_wall_says_so() -> None:

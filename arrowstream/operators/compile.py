@@ -37,7 +37,9 @@ from arrowstream.operators.rows import MapBatchesOperator, RowsOperator, SqlOper
 from arrowstream.operators.session import SessionMerge, SessionPartial
 from arrowstream.operators.tablejoin import TableJoinOperator
 from arrowstream.operators.topk import TopOne, TopPartial, TopRows
-from arrowstream.operators.window import JudgedPartial, WindowJudge, WindowMerge, WindowRows, WindowRowsPartial
+from arrowstream.operators.window import WindowMerge
+from arrowstream.operators.windowlate import JudgedPartial, WindowJudge
+from arrowstream.operators.windowrows import WindowRows, WindowRowsPartial
 from arrowstream.plan.eventtime import EventTime
 from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.kinds import needs_removed
@@ -48,7 +50,7 @@ from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
-from arrowstream.plan.windows import Numbered, Rolling, WindowAggregate
+from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
 
 
 @dataclass(slots=True)

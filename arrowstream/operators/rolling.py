@@ -12,7 +12,7 @@ from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.plan.eventtime import BEGINNING, FOREVER, ticks
-from arrowstream.plan.windows import Numbered, Rolling
+from arrowstream.plan.windownodes import Numbered, Rolling
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 from arrowstream.state.table import KeyedTable

@@ -11,7 +11,7 @@ from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
 from arrowstream.plan.tables import TableJoin
-from arrowstream.plan.windows import Numbered, Rolling, WindowAggregate
+from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
 
 
 def explain(node: Node) -> str:

@@ -14,7 +14,7 @@ from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import topological
-from arrowstream.plan.windows import Rolling, WindowAggregate
+from arrowstream.plan.windownodes import Rolling, WindowAggregate
 
 _PREDICATES: Final = frozenset({"filter", "remove"})
 _PROJECTIONS: Final = frozenset({"select", "select_seq"})

@@ -1,0 +1,89 @@
+"""Runs of bins put together, so that a long window is made of few: a tree over time for each key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import polars as pl
+
+from arrowstream.operators.windowshape import WINDOW
+from arrowstream.plan.aggregates import Decomposition
+from arrowstream.plan.grid import Grid, Ints, Spans, cover
+from arrowstream.plan.windows import BIN
+from arrowstream.state.rows import RowTable
+
+_LEVEL: Final = "__level"
+_RUN: Final = "__run"
+_BASE: Final = 4
+_LITTLE: Final = 1 << 14
+
+
+class BinTree:
+    """Accumulators by key, level and run: run n of level j has the bins from n * 4**j up to (n + 1) * 4**j.
+
+    A run is made once its bins get no more rows, of four runs of the level below. So a row is merged once a level,
+    and a window of n bins is made of some 6 * log4(n) runs: what a window costs follows the keys in it, not the bins.
+    """
+
+    def __init__(self, plan: Decomposition, grid: Grid, keys: Sequence[str]) -> None:
+        self._plan, self._grid, self._keys = plan, grid, list(keys)
+        held = {name: dtype for name, dtype in plan.keys.items() if name != BIN}
+        self.table = RowTable(pl.Schema({**held, _LEVEL: pl.Int64(), _RUN: pl.Int64(), **plan.accumulators}))
+        self._levels = 1
+        while _BASE ** (self._levels + 1) <= grid.length:
+            self._levels += 1
+
+    def grow(self, bins: pl.DataFrame, numbers: Ints, before: int, end: int) -> None:
+        """Make the runs that are complete now that windows close which end with `end`, and were not with `before`."""
+        if end <= before or not len(numbers):
+            return
+        top = _BASE**self._levels
+        highest = (int(numbers[-1]) // top + 1) * top
+        first, last = (min(self._grid.complete(each), highest) for each in (before, end))
+        first = max(first, int(numbers[0]) // top * top)
+        below = bins.lazy().with_columns(self._number().alias(_RUN))
+        for level in range(1, self._levels + 1):
+            size = _BASE**level
+            begin, stop = first // size, last // size
+            if begin >= stop:
+                return
+            inside = pl.col(_RUN).is_between(begin * _BASE, stop * _BASE, closed="left")
+            runs = below.filter(inside).with_columns(pl.col(_RUN).floordiv(_BASE))
+            made = self._plan.merge(runs, [*self._keys, _RUN]).collect()
+            self.table.append(made.with_columns(pl.lit(level, pl.Int64).alias(_LEVEL)))
+            below = self.table.frame.lazy().filter(pl.col(_LEVEL) == level)
+
+    def rows(self, bins: pl.DataFrame, numbers: Ints, spans: Spans) -> pl.LazyFrame:
+        """What is to be merged for these windows, each with the place of its window in `__window`."""
+        counted = Spans(self._grid.numbers(spans.starts), self._grid.numbers(spans.stops))
+        columns = [*self._keys, *self._plan.accumulators, WINDOW]
+        lowest, *above = cover(counted, _BASE, self._levels)
+        found = [
+            bins.lazy().with_columns(self._number().alias(_RUN)).join(_pieces(*lowest).lazy(), on=_RUN).select(columns)
+        ]
+        runs = pl.concat(
+            [
+                _pieces(*each).with_columns(pl.lit(level, pl.Int64).alias(_LEVEL))
+                for level, each in enumerate(above, start=1)
+            ]
+        )
+        found.append(self.table.frame.lazy().join(runs.lazy(), on=[_LEVEL, _RUN]).select(columns))
+        return pl.concat(found)
+
+    def forget(self, end: int) -> None:
+        """Drop the runs that begin before every window to come."""
+        needed = self._grid.needed(end)
+        size = pl.lit(_BASE, pl.Int64).pow(pl.col(_LEVEL)).cast(pl.Int64)
+        alive = self.table.frame.select(pl.col(_RUN) * size >= needed).to_series()
+        gone, height = alive.len() - int(alive.sum()), alive.len()
+        if gone == height or height < _LITTLE or 4 * gone > height:
+            self.table.keep(alive)
+
+    def _number(self) -> pl.Expr:
+        begin = pl.col(BIN).to_physical().cast(pl.Int64)
+        return (begin - self._grid.origin).floordiv(self._grid.size)
+
+
+def _pieces(runs: Ints, places: Ints) -> pl.DataFrame:
+    return pl.DataFrame({_RUN: runs, WINDOW: places})

@@ -1,0 +1,60 @@
+"""Windows whose aggregates need all rows at once: the rows of open windows are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from arrowstream.operators.aggregate import MAIN
+from arrowstream.operators.changes import Changes
+from arrowstream.operators.exchange import gathered
+from arrowstream.operators.moment import Mark, Moment
+from arrowstream.operators.program import Frames, Parts
+from arrowstream.operators.windowlate import WindowJudge
+from arrowstream.operators.windowshape import WINDOW, WindowShape, among
+from arrowstream.plan.grid import Spans
+from arrowstream.plan.windownodes import WindowAggregate
+from arrowstream.plan.windows import BIN, END, START, Windows
+from arrowstream.state.protocol import StateTable
+from arrowstream.state.rows import ID, RowTable
+
+
+class WindowRowsPartial:
+    """The rows that came in time, with the bin of each."""
+
+    def __init__(self, judge: WindowJudge, windows: Windows, columns: Sequence[str]) -> None:
+        self._judge, self._windows, self._columns = judge, windows, list(columns)
+
+    @property
+    def frames(self) -> Sequence[str]:
+        return (MAIN,)
+
+    def partial(self, changes: Changes, moment: Moment) -> Frames:
+        rows = self._judge.in_time(changes.added.select(self._columns).collect(), moment)
+        return {MAIN: rows.with_columns(self._windows.bin_of(pl.col(self._judge.column)).alias(BIN))}
+
+
+class WindowRows(WindowShape):
+    """Keeps the rows of open windows, and computes each window from its rows as it closes."""
+
+    def __init__(self, node: WindowAggregate, mark: Mark, schema: pl.Schema) -> None:
+        super().__init__(node, mark, RowTable(pl.Schema({**schema, BIN: schema[node.index]})))
+        self._aggs, self._by = node.aggs, node.by
+
+    @property
+    def tables(self) -> Mapping[str, StateTable]:
+        return {MAIN: self._state}
+
+    def _take(self, parts: Parts, moment: Moment) -> None:
+        self._bins.append(gathered(parts, MAIN))
+
+    def _results(self, spans: Spans, like: pl.DataFrame | None = None) -> pl.DataFrame:
+        frame, windows = self._state.frame, self._windows
+        rows = self._chosen(frame if like is None else among(frame, self._by, like), spans)
+        if windows.bin is None:  # rows of a bin may be in a window
+            edges = {START: spans.starts, END: spans.stops}
+            at = [pl.lit(windows.times(edge)).gather(pl.col(WINDOW)).alias(name) for name, edge in edges.items()]
+            rows = rows.with_columns(at).filter(windows.contains(pl.col(self._index))).drop(START, END)
+        groups = rows.drop(ID, BIN).group_by(*self._by, WINDOW, maintain_order=True).agg(self._aggs)
+        return self._shown(groups.collect(), spans)

@@ -1,0 +1,73 @@
+"""Runs of bins: a window made of them is the window made of its bins, however time goes on."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arrowstream.operators.bintree import BinTree
+from arrowstream.operators.windowshape import WINDOW
+from arrowstream.plan.aggregates import decompose
+from arrowstream.plan.grid import Grid
+from arrowstream.plan.windows import BIN
+from arrowstream.state.rows import ID
+
+SCHEMA = pl.Schema({BIN: pl.Int64(), "k": pl.Int64(), "v": pl.Int64()})
+PLAN = decompose(
+    [("k", pl.col("k")), (BIN, pl.col(BIN))],
+    [("sum", pl.col("v").sum()), ("max", pl.col("v").max())],
+    SCHEMA,
+)
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 150), st.integers(0, 2)), max_size=60).map(sorted),
+    stops=st.lists(st.integers(0, 260), max_size=6).map(sorted),
+    length=st.integers(8, 70),
+    stride=st.integers(1, 5),
+    phase=st.integers(-2, 2),
+    grows=st.booleans(),
+)
+@settings(max_examples=150)
+def test_windows_of_runs_are_windows_of_bins(
+    rows: list[tuple[int, int]], stops: list[int], length: int, stride: int, phase: int, grows: bool
+) -> None:
+    grid = Grid(0, 1, phase, 1 if grows else stride, length, grows)
+    frame = pl.DataFrame([(b, k, n) for n, (b, k) in enumerate(rows)], schema=SCHEMA, orient="row")
+    tree = BinTree(PLAN, grid, ["k"])
+    numbers = np.unique(frame[BIN].to_numpy())
+    found, wanted = [], []
+    for before, end in itertools.pairwise([-1000, *stops, 1000]):
+        # Bins from the end on may get rows still; here none of them is known yet.
+        known = frame.filter(pl.col(BIN) < max(end, grid.complete(end)))
+        bins = PLAN.partial(known.lazy()).collect()
+        tree.grow(bins, numbers[numbers < max(end, grid.complete(end))], before, end)
+        spans = grid.closing(np.unique(known[BIN].to_numpy()), before, end)
+        made = PLAN.merge(tree.rows(bins, numbers, spans), ["k", WINDOW]).collect()
+        for k, place, total, most in PLAN.final(made, ["k", WINDOW]).iter_rows():
+            found.append((int(spans.starts[place]), int(spans.stops[place]), k, total, most))
+        for start, stop in zip(spans.starts.tolist(), spans.stops.tolist(), strict=True):
+            for (k,), group in frame.filter(pl.col(BIN).is_between(start, stop - 1)).group_by("k"):
+                wanted.append((start, stop, k, group["v"].sum(), group["v"].max()))
+        tree.forget(end)
+    assert sorted(found) == sorted(wanted)
+
+
+def test_a_long_window_is_made_of_few_runs() -> None:
+    grid = Grid(0, 1, 0, 1, 4096, False)
+    frame = pl.DataFrame({BIN: np.arange(8192), "k": 0, "v": 1}, schema=SCHEMA)
+    bins = PLAN.partial(frame.lazy()).collect()
+    tree = BinTree(PLAN, grid, ["k"])
+    numbers = np.arange(8192)
+    tree.grow(bins, numbers, 0, 8000)
+    spans = grid.closing(numbers, 7999, 8000)
+    assert len(spans) == 1
+    pieces = tree.rows(bins, numbers, spans).collect()
+    assert pieces["__rows"].sum() == 4096
+    assert pieces.height < 50
+    tree.forget(8000)
+    assert ID in tree.table.frame.columns

@@ -62,5 +62,3 @@ class ClosingGroups:
 
     def _is_whole(self, end: int) -> pl.Expr:
         return pl.lit(True) if end == FOREVER else ticks(pl.col(self._time), self._dtype) < end
-
-

@@ -257,11 +257,11 @@ class StreamingContext:
             rows = [pl.DataFrame(table) for table in trial._catalog.view("preview").rows]
         return pl.concat([node.schema.to_frame(), *rows])
 
-    def explain(self) -> str:
-        """The plans of all outputs as text."""
-        from arrowstream.plan.explain import explain
+    def explain(self, format: str = "text") -> str:
+        """The plans of all outputs, as "text", "mermaid" or "svg": see `StreamFrame.explain`."""
+        from arrowstream.diagram import draw
 
-        return "\n".join(explain(output) for output in self._outputs)
+        return draw(self._outputs, format)
 
     def __enter__(self) -> StreamingContext:
         return self
@@ -284,7 +284,8 @@ class StreamingContext:
     def _repr_html_(self) -> str:
         from arrowstream.display import html_context
 
-        return html_context(self.name, self._state, self.tables, self.progress)
+        plan = self.explain("svg") if self._outputs else ""
+        return html_context(self.name, self._state, self.tables, self.progress, plan)
 
     # --- inside
 

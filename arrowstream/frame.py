@@ -12,7 +12,6 @@ import polars as pl
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
 from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, unknown_column
 from arrowstream.plan.eventtime import check_time, duration_ticks, least
-from arrowstream.plan.explain import explain
 from arrowstream.plan.kinds import through, time_through
 from arrowstream.plan.methods import METHODS, check_call, output_schema, settle
 from arrowstream.plan.methods import Rows as RowsCall
@@ -72,9 +71,16 @@ class StreamFrame:
             raise PlanError("only the frame that ctx.read has given has a source")
         return self._node.source
 
-    def explain(self) -> str:
-        """The plan as text: each node with its engine, the kind of its changes and its state."""
-        return explain(self._node)
+    def explain(self, format: str = "text") -> str:
+        """The plan: each node with its engine, the key it exchanges by, the kind of its changes, its event time and its
+        state, by the name that `ctx.state` knows it by; state that grows for ever is called *unbounded*.
+
+        As "text"; as "mermaid", a flowchart for Markdown pages; or as "svg", a picture by itself. A part that is
+        read twice is there once. (Names are numbered where two are the same, so `ctx.explain` may count further.)
+        """
+        from arrowstream.diagram import draw
+
+        return draw([self._node], format)
 
     def __repr__(self) -> str:
         columns = ", ".join(f"{name}: {dtype}" for name, dtype in self.schema.items())
@@ -83,7 +89,7 @@ class StreamFrame:
     def _repr_html_(self) -> str:
         from arrowstream.display import html_schema
 
-        return html_schema(self.schema, str(self.kind), self.explain())
+        return html_schema(self.schema, str(self.kind), self.explain("svg"))
 
     # --- row-local calls
 

@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from arrowstream.catalog import Catalog
+from arrowstream.catalog import Catalog, unknown_table
 from arrowstream.clock import Clock, SystemClock
 from arrowstream.cluster.cluster import Cluster
 from arrowstream.cluster.driver import UnitDriver
@@ -234,6 +234,32 @@ class StreamingContext:
         from arrowstream.query import run_sql
 
         return run_sql(statement, self._catalog, self._whole_batches())
+
+    def state(self, name: str | None = None, *, timeout: float | None = None) -> Snapshot:
+        """What stateful operators keep, while it runs, as of the last committed batch (waits for one under way).
+
+        Without a name, a row for each table: `name` (of the call and its keys, as `explain` says), `operator`, `rows`,
+        `bytes`, `bounded`. With one, the rows of that table: keys, and what is kept for them; accumulators are named
+        for what they hold. All of it comes here, so ask for large ones with care. Raises `ContextError` before `start`
+        and once the run has ended, `QueryError` for an unknown name, `TimeoutError`.
+        """
+        from arrowstream.stateview import content, entries, listing
+
+        self._must_be_started("state")
+        found = []
+        for driver in self._drivers:
+            shown = driver.state([], timeout)
+            for entry in entries(self._outputs, driver.keepers, dict.fromkeys(table.name for table in shown)):
+                if name is None:
+                    found.append((entry, [table for table in shown if table.name == entry.table]))
+                elif name == entry.name:
+                    full = driver.state([entry.table], timeout)
+                    return content(entry, [table for table in full if table.name == entry.table])
+                else:
+                    found.append((entry, []))
+        if name is not None:
+            raise unknown_table(name, [entry.name for entry, _ in found])
+        return listing(found)
 
     @property
     def tables(self) -> list[str]:

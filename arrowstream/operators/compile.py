@@ -98,7 +98,8 @@ def compile_unit(unit: Unit) -> Program:
     for node in nodes:
         builder.made[node] = _compile(node, builder)
     stages = 1 + max(step.stage for step in builder.steps)
-    return Program(tuple(builder.steps), stages, builder.ordered)
+    keepers = {at: node for node, at in builder.made.items() if isinstance(builder.steps[at].work, Stateful)}
+    return Program(tuple(builder.steps), stages, builder.ordered, keepers)
 
 
 def _inputs(node: Node, to: _Builder) -> tuple[int, ...]:

@@ -351,7 +351,7 @@ class StreamingContext:
     def _warn_of_unbounded_state(self) -> None:
         """Counts of distinct values keep every value for ever: nobody should find that out at three in the morning."""
         for node in topological(self._outputs):
-            if isinstance(node, Aggregate) and node.decomposition.pairs:
+            if isinstance(node, Aggregate) and node.decomposition.pairs and node.ttl is None:
                 log.warning("state without a bound: %s keeps every distinct value it has seen", node.label)
 
     def _open(self, bounded: bool) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from arrowstream.operators.aggregate import MAIN
 from arrowstream.operators.changes import to_arrow
+from arrowstream.operators.expiry import TOUCHED
 from arrowstream.plan.eventtime import from_ticks
 from arrowstream.plan.explain import facts_of
 from arrowstream.plan.nodes import Node
@@ -48,7 +49,7 @@ def entries(roots: Sequence[Node], keepers: Mapping[int, Node], tables: Iterable
     for number, several in sorted(roles.items()):
         node = keepers[number]
         for role in several:
-            alone = len(several) == 1 or role == MAIN
+            alone = role == MAIN or [role] == [other for other in several if other != TOUCHED]
             name = names[node] if alone else f"{names[node]}: {_readable_role(node, role)}"
             fact = facts[node]
             found.append(StateEntry(name, f"{number}/{role}", node, fact.label, not fact.unbounded))

@@ -91,6 +91,11 @@ class Decomposition:
     """What each of the accumulators holds, in words."""
 
     @property
+    def by(self) -> Sequence[pl.Expr]:
+        """The keys, canonical, of the rows themselves."""
+        return self._by
+
+    @property
     def reads(self) -> list[pl.Expr]:
         """The expressions over the rows themselves."""
         of_pairs = [expr for pairs in self.pairs for expr in pairs.reads]

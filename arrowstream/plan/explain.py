@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import singledispatch
 
+import polars as pl
+
 from arrowstream.plan.eventtime import show_ticks
 from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union
@@ -66,6 +68,9 @@ def facts_of(roots: Iterable[Node]) -> dict[Node, Facts]:
 
 def _facts(node: Node, name: str | None) -> Facts:
     state = _state(node)
+    if isinstance(node, Aggregate | Distinct | TopK | Recompute) and node.ttl is not None:
+        dtype = node.input.schema[node.input.time.column] if node.input.time is not None else pl.Int64()
+        state = f"{state.removesuffix(', unbounded')}, let go after {show_ticks(node.ttl, dtype)} without rows"
     if state and name is not None:
         state = f"{name}: {state}"
     return Facts(node.label, _engine(node), str(node.kind), _time(node), state, state.endswith("unbounded"))
@@ -89,6 +94,11 @@ def _time(node: Node) -> str:
 
 def unbounded(node: Node) -> str | None:
     """What this node keeps for ever besides a few values a key, in words; None where it does not."""
+    return None if getattr(node, "ttl", None) is not None else _kept(node)
+
+
+def _kept(node: Node) -> str | None:
+    """What no bound of time lets go."""
     match node:
         case Join() if not node.bounded:
             return "the rows of both sides"
@@ -176,7 +186,7 @@ def _(node: Aggregate) -> str:
 @_state.register(Recompute)
 @_state.register(Distinct)
 def _(node: Node) -> str:
-    kept = unbounded(node)
+    kept = _kept(node)
     if kept is not None:
         return f"{kept}, unbounded"
     return "rows that the watermark lets go"

@@ -30,6 +30,7 @@ class Recompute(Node):
     columns: tuple[str, ...]
     whole: Whole
     description: str
+    ttl: int | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:

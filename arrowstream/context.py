@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from arrowstream.catalog import Catalog
+from arrowstream.catalog import Catalog, unknown_table
 from arrowstream.clock import Clock, SystemClock
 from arrowstream.cluster.cluster import Cluster
 from arrowstream.cluster.driver import UnitDriver
@@ -235,6 +235,32 @@ class StreamingContext:
 
         return run_sql(statement, self._catalog, self._whole_batches())
 
+    def state(self, name: str | None = None, *, timeout: float | None = None) -> Snapshot:
+        """What stateful operators keep, while it runs, as of the last committed batch (waits for one under way).
+
+        Without a name, a row for each table: `name` (of the call and its keys, as `explain` says), `operator`, `rows`,
+        `bytes`, `bounded`. With one, the rows of that table: keys, and what is kept for them; accumulators are named
+        for what they hold. All of it comes here, so ask for large ones with care. Raises `ContextError` before `start`
+        and once the run has ended, `QueryError` for an unknown name, `TimeoutError`.
+        """
+        from arrowstream.stateview import content, entries, listing
+
+        self._must_be_started("state")
+        found = []
+        for driver in self._drivers:
+            shown = driver.state([], timeout)
+            for entry in entries(self._outputs, driver.keepers, dict.fromkeys(table.name for table in shown)):
+                if name is None:
+                    found.append((entry, [table for table in shown if table.name == entry.table]))
+                elif name == entry.name:
+                    full = driver.state([entry.table], timeout)
+                    return content(entry, [table for table in full if table.name == entry.table])
+                else:
+                    found.append((entry, []))
+        if name is not None:
+            raise unknown_table(name, [entry.name for entry, _ in found])
+        return listing(found)
+
     @property
     def tables(self) -> list[str]:
         """The names that `sql` knows."""
@@ -257,11 +283,11 @@ class StreamingContext:
             rows = [pl.DataFrame(table) for table in trial._catalog.view("preview").rows]
         return pl.concat([node.schema.to_frame(), *rows])
 
-    def explain(self) -> str:
-        """The plans of all outputs as text."""
-        from arrowstream.plan.explain import explain
+    def explain(self, format: str = "text") -> str:
+        """The plans of all outputs, as "text", "mermaid" or "svg": see `StreamFrame.explain`."""
+        from arrowstream.diagram import draw
 
-        return "\n".join(explain(output) for output in self._outputs)
+        return draw(self._outputs, format)
 
     def __enter__(self) -> StreamingContext:
         return self
@@ -284,7 +310,8 @@ class StreamingContext:
     def _repr_html_(self) -> str:
         from arrowstream.display import html_context
 
-        return html_context(self.name, self._state, self.tables, self.progress)
+        plan = self.explain("svg") if self._outputs else ""
+        return html_context(self.name, self._state, self.tables, self.progress, plan)
 
     # --- inside
 
@@ -324,7 +351,7 @@ class StreamingContext:
     def _warn_of_unbounded_state(self) -> None:
         """Counts of distinct values keep every value for ever: nobody should find that out at three in the morning."""
         for node in topological(self._outputs):
-            if isinstance(node, Aggregate) and node.decomposition.pairs:
+            if isinstance(node, Aggregate) and node.decomposition.pairs and node.ttl is None:
                 log.warning("state without a bound: %s keeps every distinct value it has seen", node.label)
 
     def _open(self, bounded: bool) -> None:

@@ -56,7 +56,7 @@ def as_html(frame: pl.DataFrame | pa.Table, *, rows: int = 20, caption: str = ""
 
 
 def html_schema(schema: pl.Schema, kind: str, plan: str) -> str:
-    """A stream frame for a notebook: its columns and types, what kind of changes it makes, its plan."""
+    """A stream frame for a notebook: its columns and types, what kind of changes it makes, the picture of its plan."""
     rows = "".join(
         f'<tr><td style="{_CELL};text-align:left">{html.escape(name)}</td>'
         f'<td style="{_CELL};text-align:left;opacity:0.7">{html.escape(str(dtype))}</td></tr>'
@@ -65,12 +65,17 @@ def html_schema(schema: pl.Schema, kind: str, plan: str) -> str:
     return (
         f'<div><div style="{_FAINT}">stream · {html.escape(kind)}</div>'
         f'<table style="{_TABLE}"><tbody>{rows}</tbody></table>'
-        f'<details style="{_FAINT}"><summary>plan</summary><pre>{html.escape(plan)}</pre></details></div>'
+        f"{_folded(plan)}</div>"
     )
 
 
-def html_context(name: str, state: str, tables: Sequence[str], progress: Progress) -> str:
-    """A context for a notebook: its state, what SQL can ask for, how far it is, and what it wants to be known."""
+def _folded(plan: str) -> str:
+    """The picture of a plan, shown when it is asked for."""
+    return f'<details><summary style="{_FAINT}">plan</summary>{plan}</details>' if plan else ""
+
+
+def html_context(name: str, state: str, tables: Sequence[str], progress: Progress, plan: str = "") -> str:
+    """A context for a notebook: its state, what SQL can ask for, how far it is, what it wants to be known, its plan."""
     last = progress.last
     facts = {
         "batches": f"{progress.batches:,}",
@@ -91,7 +96,7 @@ def html_context(name: str, state: str, tables: Sequence[str], progress: Progres
     )
     notes = "".join(f'<div style="{_FAINT}">{html.escape(note)}</div>' for note in list(progress.notes)[-5:])
     title = f"<b>{html.escape(name)}</b> · {html.escape(state)}"
-    return f'<div>{title}<table style="{_TABLE}"><tbody>{rows}</tbody></table>{notes}</div>'
+    return f'<div>{title}<table style="{_TABLE}"><tbody>{rows}</tbody></table>{notes}{_folded(plan)}</div>'
 
 
 def _head(frame: pl.DataFrame | pa.Table, rows: int) -> pa.Table:

@@ -12,7 +12,6 @@ import polars as pl
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
 from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, unknown_column
 from arrowstream.plan.eventtime import check_time, duration_ticks, least
-from arrowstream.plan.explain import explain
 from arrowstream.plan.kinds import through, time_through
 from arrowstream.plan.methods import METHODS, check_call, output_schema, settle
 from arrowstream.plan.methods import Rows as RowsCall
@@ -72,9 +71,16 @@ class StreamFrame:
             raise PlanError("only the frame that ctx.read has given has a source")
         return self._node.source
 
-    def explain(self) -> str:
-        """The plan as text: each node with its engine, the kind of its changes and its state."""
-        return explain(self._node)
+    def explain(self, format: str = "text") -> str:
+        """The plan: each node with its engine, the key it exchanges by, the kind of its changes, its event time and its
+        state, by the name that `ctx.state` knows it by; state that grows for ever is called *unbounded*.
+
+        As "text"; as "mermaid", a flowchart for Markdown pages; or as "svg", a picture by itself. A part that is
+        read twice is there once. (Names are numbered where two are the same, so `ctx.explain` may count further.)
+        """
+        from arrowstream.diagram import draw
+
+        return draw([self._node], format)
 
     def __repr__(self) -> str:
         columns = ", ".join(f"{name}: {dtype}" for name, dtype in self.schema.items())
@@ -83,7 +89,7 @@ class StreamFrame:
     def _repr_html_(self) -> str:
         from arrowstream.display import html_schema
 
-        return html_schema(self.schema, str(self.kind), self.explain())
+        return html_schema(self.schema, str(self.kind), self.explain("svg"))
 
     # --- row-local calls
 
@@ -366,18 +372,27 @@ class StreamFrame:
         return joined if how == "left" else joined.filter(pl.col("__known")).drop("__known")
 
     def group_by(
-        self, *by: IntoExpr | Iterable[IntoExpr], maintain_order: bool = False, **named_by: IntoExpr
+        self,
+        *by: IntoExpr | Iterable[IntoExpr],
+        maintain_order: bool = False,
+        ttl: str | timedelta | int | None = None,
+        **named_by: IntoExpr,
     ) -> StreamGroupBy:
         """Groups by key, for running aggregates: `group_by("word").agg(pl.len())`.
 
         One row per group, updated in place as rows come. `maintain_order` has no meaning on a stream and must
         stay False.
+
+        With `ttl="1h"` a group is forgotten once the watermark is that much past its last row, so that state stays
+        small where keys come and go. Its row stays in the outputs; when the key comes again, it begins anew, and the
+        new row replaces it. This is your choice to differ from one shot over all rows. Rows that are more than `ttl`
+        behind the watermark are late. Needs `with_watermark` before; raises `PlanError` without.
         """
         from arrowstream.grouped import StreamGroupBy
 
         if maintain_order:
             raise PlanError("group_by(maintain_order=True): a stream's groups have no order; order the output by SQL")
-        return StreamGroupBy(self, by, named_by)
+        return StreamGroupBy(self, by, named_by, ttl)
 
     def group_by_dynamic(
         self,
@@ -469,36 +484,54 @@ class StreamFrame:
 
         return StreamGroupBy(self, (), {}).agg(*aggs, **named_aggs)
 
-    def unique(self, subset: Any = None, *, keep: str = "any", within: Any = None) -> StreamFrame:
+    def unique(
+        self, subset: Any = None, *, keep: str = "any", within: Any = None, ttl: str | timedelta | int | None = None
+    ) -> StreamFrame:
         """Each row once, by the columns of `subset` (all, if left out).
 
         `keep="first"` (or "any") lets the first to come through and remembers the keys; "last" updates the row of its
         key; "none" takes rows back that turn out not to be alone. With `within="10m"` only rows less than that apart in
-        event time are duplicates, and what was let through is forgotten as the watermark passes. Raises `PlanError`.
+        event time are duplicates, and what was let through is forgotten as the watermark passes. With `ttl="1d"` a
+        key is forgotten once no row of it, duplicate or not, has come for so long: see `group_by`. Raises `PlanError`.
         """
         from arrowstream.ranked import unique
 
-        return self._with(unique(self._node, subset, keep, within))
+        return self._with(unique(self._node, subset, keep, within, ttl))
 
     def top_k(
-        self, k: int, *, by: Any, group_by: Any = None, reverse: bool | Sequence[bool] = False, rank: str | None = None
+        self,
+        k: int,
+        *,
+        by: Any,
+        group_by: Any = None,
+        reverse: bool | Sequence[bool] = False,
+        rank: str | None = None,
+        ttl: str | timedelta | int | None = None,
     ) -> StreamFrame:
         """The `k` largest rows by the columns `by`, of each group of `group_by` if given.
 
         Of equal rows those that came first are chosen; nulls come last. `reverse` turns the order of all or each of
-        `by`. `rank` names a column that says which place a row has, from 1. Rows that drop out are taken back.
+        `by`. `rank` names a column that says which place a row has, from 1. Rows that drop out are taken back. `ttl`
+        lets groups go of which no row comes: see `group_by`.
         """
         from arrowstream.ranked import top_k
 
-        return self._with(top_k(self._node, k, by, group_by, reverse, rank, "top_k"))
+        return self._with(top_k(self._node, k, by, group_by, reverse, rank, "top_k", ttl))
 
     def bottom_k(
-        self, k: int, *, by: Any, group_by: Any = None, reverse: bool | Sequence[bool] = False, rank: str | None = None
+        self,
+        k: int,
+        *,
+        by: Any,
+        group_by: Any = None,
+        reverse: bool | Sequence[bool] = False,
+        rank: str | None = None,
+        ttl: str | timedelta | int | None = None,
     ) -> StreamFrame:
         """The `k` smallest rows: see `top_k`."""
         from arrowstream.ranked import top_k
 
-        return self._with(top_k(self._node, k, by, group_by, reverse, rank, "bottom_k"))
+        return self._with(top_k(self._node, k, by, group_by, reverse, rank, "bottom_k", ttl))
 
     @property
     def write(self) -> WriteTo:

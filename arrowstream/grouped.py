@@ -14,7 +14,7 @@ from arrowstream.plan.expressions import as_expressions, expand, expand_grouped
 from arrowstream.plan.nodes import Aggregate
 from arrowstream.plan.recompute import MapGroups, Recompute
 from arrowstream.plan.rowlocal import check_row_local
-from arrowstream.ranked import recomputed
+from arrowstream.ranked import recomputed, time_to_live
 
 if TYPE_CHECKING:
     from polars._typing import IntoExpr
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class StreamGroupBy:
     """What `frame.group_by(...)` gives: call `agg`, or one of the short forms that Polars has too."""
 
-    def __init__(self, frame: StreamFrame, by: Iterable[Any], named_by: Mapping[str, Any]) -> None:
-        self._frame = frame
+    def __init__(self, frame: StreamFrame, by: Iterable[Any], named_by: Mapping[str, Any], ttl: Any = None) -> None:
+        self._frame, self._ttl = frame, ttl
         self._by = as_expressions(list(by), named_by)
         for _, key in expand(frame.schema, *self._by) if self._by else []:
             check_row_local("group_by", key, frame.schema)
@@ -45,11 +45,12 @@ class StreamGroupBy:
             raise PlanError("agg() of nothing: give at least one aggregate, as in agg(pl.len())")
         weighted = not isinstance(node.kind, Append)
         keys = tuple(name for name, _ in by)
+        ttl = time_to_live(node, self._ttl, keys, "group_by")
         described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
         try:
             plan = decompose(by, outputs, schema, weighted=weighted)
         except NotDecomposable:
-            return self._frame._with(recomputed(node, by, outputs, described))
+            return self._frame._with(recomputed(node, by, outputs, described, ttl))
         return self._frame._with(
             Aggregate(
                 schema=plan.output,
@@ -58,6 +59,7 @@ class StreamGroupBy:
                 keys=keys,
                 description=described if len(described) <= 120 else described[:119] + "…",
                 decomposition=plan,
+                ttl=ttl,
             )
         )
 
@@ -82,6 +84,7 @@ class StreamGroupBy:
                 columns=tuple(node.schema),
                 whole=MapGroups(names, function, output),
                 description=f"map_groups {getattr(function, '__name__', type(function).__name__)}",
+                ttl=time_to_live(node, self._ttl, names, "group_by"),
             )
         )
 

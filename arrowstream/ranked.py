@@ -18,8 +18,32 @@ from arrowstream.plan.recompute import GroupAggs, Recompute, Replayed, Unique, o
 from arrowstream.plan.rowlocal import check_row_local
 
 
+def time_to_live(node: Node, ttl: Any, keys: Sequence[str], where: str) -> int | None:
+    """The ticks of `ttl=`, which goes by the event time of `node`. Raises `PlanError`."""
+    if ttl is None:
+        return None
+    if node.time is None:
+        raise PlanError(f"{where}: ttl= goes by event time; call with_watermark(column, delay) first")
+    if not isinstance(node.kind, Append):
+        raise PlanError(
+            f"{where}: ttl= takes a stream that only grows, and this one {node.kind}; use windows before it"
+        )
+    if not keys:
+        raise PlanError(f"{where}: ttl= lets groups go, and without keys there is but one")
+    if node.time.column in keys:
+        raise PlanError(f"{where}: leave out ttl=: {node.time.column!r} is a key, and tells the time of each group")
+    ticks = duration_ticks(ttl, node.schema[node.time.column], f"{where}: ttl")
+    if ticks <= 0:
+        raise PlanError(f"{where}: ttl={ttl!r} must be above zero")
+    return ticks
+
+
 def recomputed(
-    node: Node, by: Sequence[tuple[str, pl.Expr]], outputs: Sequence[tuple[str, pl.Expr]], described: str
+    node: Node,
+    by: Sequence[tuple[str, pl.Expr]],
+    outputs: Sequence[tuple[str, pl.Expr]],
+    described: str,
+    ttl: int | None = None,
 ) -> Node:
     """Aggregates that need all rows of a group at once."""
     schema = node.schema
@@ -50,6 +74,7 @@ def recomputed(
         columns=kept or (next(iter(keyed.schema)),),
         whole=GroupAggs(by_exprs, aggs, wide),
         description=described if len(described) <= 120 else described[:119] + "…",
+        ttl=ttl,
     )
 
 
@@ -89,13 +114,16 @@ def over(node: Node, method: str, exprs: Sequence[pl.Expr]) -> Node:
     )
 
 
-def unique(node: Node, subset: Any, keep: str, within: Any) -> Node:
+def unique(node: Node, subset: Any, keep: str, within: Any, ttl: Any = None) -> Node:
     """The node of `frame.unique(...)`."""
     if keep not in ("any", "first", "last", "none"):
         raise PlanError(f"unique: keep={keep!r} is not any, first, last or none")
     names = _columns(node, subset, "unique") if subset is not None else tuple(node.schema)
     if not names:
         raise PlanError("unique: subset=[] names no column")
+    if within is not None and ttl is not None:
+        raise PlanError("unique: within= lets keys go already; leave out ttl=")
+    live = time_to_live(node, ttl, names, "unique")
     ticks = None
     append = isinstance(node.kind, Append)
     if within is not None:
@@ -107,7 +135,9 @@ def unique(node: Node, subset: Any, keep: str, within: Any) -> Node:
     if append and keep != "none":
         kind: ChangeKind = Upsert(names) if keep == "last" else Append()
         time = node.time if ticks is not None else None
-        return Distinct(schema=node.schema, kind=kind, time=time, input=node, subset=names, keep=keep, within=ticks)
+        return Distinct(
+            schema=node.schema, kind=kind, time=time, input=node, subset=names, keep=keep, within=ticks, ttl=live
+        )
     return Recompute(
         schema=node.schema,
         kind=Upsert(names),
@@ -116,11 +146,19 @@ def unique(node: Node, subset: Any, keep: str, within: Any) -> Node:
         columns=tuple(node.schema),
         whole=Unique(names, "first" if keep == "any" else keep),
         description=f"unique, {keep} kept",
+        ttl=live,
     )
 
 
 def top_k(
-    node: Node, k: int, by: Any, group_by: Any, reverse: bool | Sequence[bool], rank: str | None, method: str
+    node: Node,
+    k: int,
+    by: Any,
+    group_by: Any,
+    reverse: bool | Sequence[bool],
+    rank: str | None,
+    method: str,
+    ttl: Any = None,
 ) -> Node:
     """The node of `frame.top_k(...)` and `frame.bottom_k(...)`."""
     if not isinstance(k, int) or k < 1:
@@ -145,7 +183,17 @@ def top_k(
         kind = Upsert(keys)
     else:
         kind = Retract()
-    node_made = TopK(schema=schema, kind=kind, input=keyed, k=k, by=names, descending=descending, keys=keys, rank=rank)
+    node_made = TopK(
+        schema=schema,
+        kind=kind,
+        input=keyed,
+        k=k,
+        by=names,
+        descending=descending,
+        keys=keys,
+        rank=rank,
+        ttl=time_to_live(keyed, ttl, keys, method),
+    )
     result: Node = node_made
     if not isinstance(node.kind, Append):
         result = Recompute(

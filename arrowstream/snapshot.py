@@ -57,6 +57,10 @@ class Snapshot:
     def to_arrow_table(self) -> pa.Table:
         return self._table
 
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """So that Polars, DuckDB, pandas and PyArrow take it as a table: `duckdb.sql("FROM top")`."""
+        return self._table.__arrow_c_stream__(requested_schema)
+
     def fetchall(self) -> list[tuple[Any, ...]]:
         """The rows as tuples of Python values."""
         return list(self)

@@ -7,7 +7,8 @@ import logging
 import pickle
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import tenacity
@@ -21,10 +22,19 @@ from arrowstream.cluster.executor import Instruction as Order
 from arrowstream.cluster.inbox import Inbox
 from arrowstream.connectors.sink import Committer, Receipt, SupportsView
 from arrowstream.connectors.source import batch_limit
-from arrowstream.errors import ArrowStreamError, BatchError, ClusterError, SinkError, SourceError
+from arrowstream.errors import (
+    ArrowStreamError,
+    BatchError,
+    ClusterError,
+    ContextError,
+    SinkError,
+    SourceError,
+    StateError,
+)
 from arrowstream.ids import SourceId, WorkerId
 from arrowstream.operators.compile import compile_unit
 from arrowstream.plan.explain import unbounded
+from arrowstream.plan.nodes import Node
 from arrowstream.plan.unit import Unit, topological
 from arrowstream.receive.messages import (
     AcknowledgeRows,
@@ -43,6 +53,9 @@ from arrowstream.schedule.messages import (
     CommitBatch,
     FailUnit,
     LogBatch,
+    ShownTable,
+    ShowState,
+    StateShown,
     TaskDone,
     TaskFailed,
 )
@@ -71,7 +84,19 @@ class _Flush:
         self.done = done
 
 
-_Event: TypeAlias = ClusterEvent | _Stop | _Flush
+@dataclass(eq=False, slots=True)
+class _Show:
+    """Somebody asks for state: an answer of each worker that has some, or why there is none."""
+
+    tables: Sequence[str]
+    done: threading.Event = field(default_factory=threading.Event)
+    ended: bool = False
+    missing: set[WorkerId] = field(default_factory=set)
+    found: list[ShownTable] = field(default_factory=list)
+    failed: str = ""
+
+
+_Event: TypeAlias = ClusterEvent | _Stop | _Flush | _Show
 
 
 class UnitDriver:
@@ -103,7 +128,7 @@ class UnitDriver:
         self._inbox: Inbox[_Event] = Inbox(clock)
         self._blocks = BlockMaster(unit.id, settings.cluster.replication)
         self._workers = list(cluster.workers)
-        program = compile_unit(unit)
+        program = self._program = compile_unit(unit)
         self._times = WatermarkTracker(unit)
         self._scheduler = BatchScheduler(
             unit.id,
@@ -121,6 +146,8 @@ class UnitDriver:
         self._supervisor: ReceiverSupervisor | None = None
         self._stopping: _Stop | None = None
         self._flushes: list[_Flush] = []
+        self._shows: list[_Show] = []
+        self._shown: dict[int, _Show] = {}
         self._sealing: dict[int, tuple[_Flush, set[WorkerId]]] = {}
         self._tokens = 0
         self._lost_rows = 0
@@ -174,6 +201,31 @@ class UnitDriver:
             flush.done.set()
         return flush.done
 
+    @property
+    def keepers(self) -> Mapping[int, Node]:
+        """The nodes that keep state, by the number with which the names of their tables begin."""
+        return self._program.keepers
+
+    def state(self, tables: Sequence[str], timeout: float | None = None) -> list[ShownTable]:
+        """What the operators of all partitions keep as of the last committed batch; with the rows of `tables`.
+
+        Waits for the batch under way. Raises `ContextError` once the unit has ended, `StateError`, `TimeoutError`.
+        """
+        if threading.current_thread() is self._thread:
+            raise ContextError("state cannot be asked for in the middle of a commit: ask from another thread")
+        show = _Show(tables)
+        self._inbox.put(show)
+        if self._ended.is_set() and not show.done.is_set():
+            show.ended = True
+            show.done.set()
+        if not show.done.wait(timeout):
+            raise TimeoutError(f"a batch was still under way after {timeout} s; {self._progress!r}")
+        if show.failed:
+            raise StateError(f"the state cannot be shown: {show.failed}")
+        if show.ended:
+            raise ContextError("the run has ended, and its state with it: ask while it runs")
+        return show.found
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; whether it has."""
         return self._ended.wait(timeout)
@@ -200,9 +252,14 @@ class UnitDriver:
             self._ended.set()
             self._opened.set()
             waiting = [flush for flush, _ in self._sealing.values()] + self._flushes
-            waiting += [event for event in self._inbox.take_now() if isinstance(event, _Flush)]
+            left = self._inbox.take_now()
+            waiting += [event for event in left if isinstance(event, _Flush)]
             for flush in waiting:
                 flush.done.set()
+            asked = [event for event in left if isinstance(event, _Show)]
+            for show in (*asked, *self._shows, *self._shown.values()):
+                show.ended = True
+                show.done.set()
 
     def _stop_unit(self) -> None:
         self._cluster.stop_unit(self.unit.id)
@@ -217,6 +274,7 @@ class UnitDriver:
             if due is not None and now >= due and self._scheduler.idle:
                 self._cluster.seal(self.unit.id)
                 self._hear(self._inbox.take_now())
+            self._ask_for_state()
             self._carry_out(self._scheduler.tick(now, hurry=self._hurry()))
             self._answer_flushes()
 
@@ -266,6 +324,8 @@ class UnitDriver:
                     self._scheduler.split_ended(event.source, event.split)
             case ReceiversSealed():
                 self._sealed(event.token, event.worker)
+            case StateShown():
+                self._state_shown(event)
             case WorkerLost():
                 self._worker_lost(event)
             case WorkerJoined():
@@ -275,6 +335,34 @@ class UnitDriver:
                 self._send((worker, StopReceivers(self.unit.id, event.drain)) for worker in self._workers)
             case _Flush():
                 self._seal(event)
+            case _Show():
+                self._shows.append(event)
+
+    def _ask_for_state(self) -> None:
+        """Between two batches the state is that of the last; a worker answers before it runs the next."""
+        if not self._shows or not self._scheduler.idle:
+            return
+        placement = self._scheduler.placement
+        for show in self._shows:
+            self._tokens += 1
+            self._shown[self._tokens] = show
+            show.missing, show.found = set(placement), []
+            for worker in sorted(show.missing):
+                mine = [number for number, at in enumerate(placement) if at == worker]
+                order = ShowState(self.unit.id, self._tokens, self._scheduler.committed, mine, list(show.tables))
+                self._send([(worker, order)])
+        self._shows = []
+
+    def _state_shown(self, event: StateShown) -> None:
+        show = self._shown.get(event.token)
+        if show is None:
+            return
+        show.missing.discard(event.worker)
+        show.found += event.tables
+        show.failed = show.failed or event.failed
+        if not show.missing or show.failed:
+            del self._shown[event.token]
+            show.done.set()
 
     def _block_added(self, event: BlockAdded) -> None:
         assert self._supervisor is not None
@@ -337,6 +425,9 @@ class UnitDriver:
         sealing, self._sealing = self._sealing, {}
         for flush, _ in sealing.values():
             self._seal(flush)
+        # What was asked of it is asked of its heir.
+        self._shows += self._shown.values()
+        self._shown = {}
         self._carry_out(self._scheduler.workers_changed(self._workers, gone))
 
     def _worker_joined(self, event: WorkerJoined) -> None:

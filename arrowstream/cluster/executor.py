@@ -41,7 +41,17 @@ from arrowstream.receive.messages import (
 from arrowstream.receive.receiver import Receiver
 from arrowstream.schedule.ahead import ReadAhead
 from arrowstream.schedule.deadletters import dead_letters, late_letters, receipt_of
-from arrowstream.schedule.messages import CommitState, RunTask, TaskBlock, TaskDone, TaskFailed, TaskId
+from arrowstream.schedule.messages import (
+    CommitState,
+    RunTask,
+    ShownTable,
+    ShowState,
+    StateShown,
+    TaskBlock,
+    TaskDone,
+    TaskFailed,
+    TaskId,
+)
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.task import run_task
 from arrowstream.settings import Settings, cores
@@ -49,7 +59,15 @@ from arrowstream.state.changelog import ChangeLog
 from arrowstream.state.protocol import StateTable
 
 Instruction: TypeAlias = (
-    StartReceiver | SealBlocks | StopReceivers | AcknowledgeRows | CopyBlock | DropBlocks | RunTask | CommitState
+    StartReceiver
+    | SealBlocks
+    | StopReceivers
+    | AcknowledgeRows
+    | CopyBlock
+    | DropBlocks
+    | RunTask
+    | CommitState
+    | ShowState
 )
 Event: TypeAlias = (
     BlockAdded
@@ -60,6 +78,7 @@ Event: TypeAlias = (
     | ReceiversSealed
     | TaskDone
     | TaskFailed
+    | StateShown
 )
 
 
@@ -156,6 +175,8 @@ class Executor:
                 self._run_task(instruction)
             case CommitState(unit, batch):
                 self._commit(unit, batch)
+            case ShowState():
+                self._show_state(instruction)
             case DropBlocks(blocks):
                 self.manager.drop(blocks)
                 for ahead in [run.ahead for run in self._units.values() if run.ahead is not None]:
@@ -285,11 +306,7 @@ class Executor:
         for moved in [number for number in run.owned if order.placement[number] != self.worker]:
             del run.owned[moved]
             run.keepers.pop(moved, None)
-        partition = run.owned.get(task.partition)
-        if partition is None:
-            partition = Partition(task.partition, run.partitions, run.program, run.unit)
-            self._restore(run, partition, order.committed)
-            run.owned[task.partition] = partition
+        partition = self._owned(run, task.partition, order.committed)
         attempt = (task.batch, task.attempt)
         if task.stage == 0:
             partition.commit(order.committed)
@@ -301,6 +318,29 @@ class Executor:
         elif run.attempts.get(task.partition) != attempt:
             raise WorkerLostError(f"{task}: its former stage did not run here")
         return partition
+
+    def _owned(self, run: _UnitRun, number: int, committed: int) -> Partition:
+        """A partition that lives here, taken over where it did not until now."""
+        partition = run.owned.get(number)
+        if partition is None:
+            partition = Partition(number, run.partitions, run.program, run.unit)
+            self._restore(run, partition, committed)
+            run.owned[number] = partition
+        return partition
+
+    def _show_state(self, order: ShowState) -> None:
+        try:
+            run = self._units[order.unit]
+            shown = []
+            for number in order.partitions:
+                partition = self._owned(run, number, order.committed)
+                partition.commit(order.committed)
+                for name, table in partition.tables():
+                    content = table.snapshot() if name in order.tables else None
+                    shown.append(ShownTable(name, len(table), table.memory_bytes(), content))
+            self._emit(StateShown(order.unit, self.worker, order.token, shown))
+        except BaseException as error:
+            self._emit(StateShown(order.unit, self.worker, order.token, [], _describe(error)))
 
     def _restore(self, run: _UnitRun, partition: Partition, committed: int) -> None:
         """Take over a partition: build its state from the copies kept here."""

@@ -32,7 +32,7 @@ from arrowstream.cluster.wire import (
     encode,
 )
 from arrowstream.ids import BlockId, UnitId, WorkerId
-from arrowstream.schedule.messages import CommitState, RunTask
+from arrowstream.schedule.messages import CommitState, RunTask, ShowState
 
 HEARTBEAT_SECONDS = 1.0
 """How often a worker without news says that it is there."""
@@ -120,7 +120,7 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def _instruct(self, body: bytes) -> Iterator[bytes]:
         instruction = decode_instruction(body)
-        if isinstance(instruction, RunTask | CommitState):
+        if isinstance(instruction, RunTask | CommitState | ShowState):
             unit = instruction.task.unit if isinstance(instruction, RunTask) else instruction.unit
             if (tasks := self._tasks.get(unit)) is not None:
                 tasks.put(instruction)
@@ -145,10 +145,10 @@ class _TaskThread:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._orders: queue.SimpleQueue[RunTask | CommitState | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[RunTask | CommitState | ShowState | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="tasks", daemon=True).start()
 
-    def put(self, order: RunTask | CommitState) -> None:
+    def put(self, order: RunTask | CommitState | ShowState) -> None:
         self._orders.put(order)
 
     def end(self) -> None:

@@ -81,6 +81,15 @@ class MergeAggregate:
             self._main.delete(slots.slots[(~alive).to_numpy()])
         return self._changes(keys, old, new, known, alive)
 
+    def forget(self, keys: pl.DataFrame) -> None:
+        """Let these groups go, as if none of their rows had come."""
+        slots = self._main.find(keys)
+        self._main.delete(slots[slots >= 0])
+        for table in self._pairs.values():
+            pairs = table.scan().select(table.keys.names())
+            gone = pairs.filter(pl.Series(self._main.find(pairs.select(self._keys)) < 0))
+            table.delete(table.find(gone))
+
     def _touched(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """One row per group that has rows in this batch."""
         if len(frames) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, singledispatch
 
 import polars as pl
@@ -15,6 +15,7 @@ from arrowstream.operators.boundedjoin import BoundedJoin
 from arrowstream.operators.closing import ClosingGroups
 from arrowstream.operators.distinct import DistinctFirst, DistinctLast, DistinctPartial, DistinctWithin
 from arrowstream.operators.exchange import RowsPartial
+from arrowstream.operators.expiry import Expiring, Forgetful, TouchedPartial
 from arrowstream.operators.join import UnboundedJoin
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark
@@ -22,6 +23,7 @@ from arrowstream.operators.pairing import Pairing
 from arrowstream.operators.program import (
     Observe,
     Partial,
+    PartialOperator,
     Program,
     ProgramStep,
     Scan,
@@ -48,6 +50,7 @@ from arrowstream.plan.prune import required, rows_read
 from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
+from arrowstream.plan.statenames import state_keys
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
@@ -79,6 +82,26 @@ class _Builder:
         mark, dtype = self.time(node)
         return LateJudge(node.time.column, dtype, mark, by.label)
 
+    def touching(self, node: Aggregate | Distinct | TopK | Recompute, inner: PartialOperator) -> PartialOperator:
+        """With a time to live, the partial operator that also says which keys were touched when."""
+        if node.ttl is None:
+            return inner
+        assert node.input.time is not None
+        mark, dtype = self.time(node.input)
+        judge = LateJudge(node.input.time.column, dtype, replace(mark, lateness=mark.lateness + node.ttl), node.label)
+        by = node.decomposition.by if isinstance(node, Aggregate) else [pl.col(name) for name in state_keys(node)]
+        return TouchedPartial(inner, by, judge)
+
+    def expiring(
+        self, node: Aggregate | Distinct | TopK | Recompute, make: Callable[[], Forgetful]
+    ) -> Callable[[], StatefulOperator]:
+        """With a time to live, the operator that lets keys go."""
+        if node.ttl is None:
+            return make
+        schema = node.decomposition.keys if isinstance(node, Aggregate) else node.input.schema
+        keys = pl.Schema({name: schema[name] for name in state_keys(node)})
+        return partial(_expiring, make, keys, self.time(node.input)[0], node.ttl)
+
     def merge(self, make: Callable[[], StatefulOperator], partials: tuple[int, ...], node: Node) -> int:
         """The stateful step after these partial ones."""
         stage = 1 + max(self.steps[number].stage for number in partials)
@@ -92,6 +115,10 @@ class _Builder:
         return len(self.steps) - 1
 
 
+def _expiring(make: Callable[[], Forgetful], keys: pl.Schema, mark: Mark, ttl: int) -> StatefulOperator:
+    return Expiring(make(), keys, mark, ttl)
+
+
 def compile_unit(unit: Unit) -> Program:
     """The program of a unit. Making it does no I/O; it is made anew in every worker."""
     nodes = topological(unit.outputs)
@@ -101,7 +128,8 @@ def compile_unit(unit: Unit) -> Program:
     for node in nodes:
         builder.made[node] = _compile(node, builder)
     stages = 1 + max(step.stage for step in builder.steps)
-    return Program(tuple(builder.steps), stages, builder.ordered)
+    keepers = {at: node for node, at in builder.made.items() if isinstance(builder.steps[at].work, Stateful)}
+    return Program(tuple(builder.steps), stages, builder.ordered, keepers)
 
 
 def _inputs(node: Node, to: _Builder) -> tuple[int, ...]:
@@ -161,10 +189,10 @@ def _(node: Union, to: _Builder) -> int:
 def _(node: Aggregate, to: _Builder) -> int:
     weighted = not isinstance(node.input.kind, Append)
     plan = node.decomposition
-    before = to.add(Partial(PartialAggregate(plan, weighted), node.keys), *_inputs(node, to))
+    before = to.add(Partial(to.touching(node, PartialAggregate(plan, weighted)), node.keys), *_inputs(node, to))
     make = partial(MergeAggregate, plan, weighted, needs_removed(to.readers, node))
     to.ordered = to.ordered or plan.ordered
-    return to.merge(make, (before,), node)
+    return to.merge(to.expiring(node, make), (before,), node)
 
 
 @_compile.register
@@ -214,34 +242,38 @@ def _(node: Numbered, to: _Builder) -> int:
 def _(node: Recompute, to: _Builder) -> int:
     weighted = not isinstance(node.input.kind, Append)
     judge = to.judge(node.input, node) if node.final else None
-    before = to.add(Partial(RowsPartial(node.columns, weighted, judge), node.keys), *_inputs(node, to))
+    rows = to.touching(node, RowsPartial(node.columns, weighted, judge))
+    before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = True
     if node.final:
         return to.merge(partial(ClosingGroups, node, to.time(node.input)[0]), (before,), node)
     time = to.time(node.input) if node.timed else None
-    return to.merge(partial(RecomputeGroups, node, weighted, time), (before,), node)
+    return to.merge(to.expiring(node, partial(RecomputeGroups, node, weighted, time)), (before,), node)
 
 
 @_compile.register
 def _(node: TopK, to: _Builder) -> int:
-    before = to.add(Partial(TopPartial(node.best(), node.input.schema.names()), node.keys), *_inputs(node, to))
+    best = to.touching(node, TopPartial(node.best(), node.input.schema.names()))
+    before = to.add(Partial(best, node.keys), *_inputs(node, to))
     to.ordered = True
     if node.k == 1 and node.keys:
-        return to.merge(partial(TopOne, node, needs_removed(to.readers, node)), (before,), node)
-    return to.merge(partial(TopRows, node), (before,), node)
+        return to.merge(to.expiring(node, partial(TopOne, node, needs_removed(to.readers, node))), (before,), node)
+    return to.merge(to.expiring(node, partial(TopRows, node)), (before,), node)
 
 
 @_compile.register
 def _(node: Distinct, to: _Builder) -> int:
     judge = None if node.within is None else to.judge(node.input, node)
-    before = to.add(Partial(DistinctPartial(node, judge), node.subset), *_inputs(node, to))
+    before = to.add(Partial(to.touching(node, DistinctPartial(node, judge)), node.subset), *_inputs(node, to))
     to.ordered = True
     if node.within is not None:
         mark, _ = to.time(node.input)
         return to.merge(partial(DistinctWithin, node, mark), (before,), node)
     if node.keep == "last":
-        return to.merge(partial(DistinctLast, node, needs_removed(to.readers, node)), (before,), node)
-    return to.merge(partial(DistinctFirst, node), (before,), node)
+        return to.merge(
+            to.expiring(node, partial(DistinctLast, node, needs_removed(to.readers, node))), (before,), node
+        )
+    return to.merge(to.expiring(node, partial(DistinctFirst, node)), (before,), node)
 
 
 @_compile.register

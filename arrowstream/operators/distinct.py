@@ -8,6 +8,7 @@ import polars as pl
 
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
+from arrowstream.operators.expiry import forget
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames, Parts
@@ -72,6 +73,10 @@ class DistinctFirst:
         slots = self._seen.upsert(new.select(self._subset))
         return Changes(new.filter(pl.Series(slots.fresh)).lazy())
 
+    def forget(self, keys: pl.DataFrame) -> None:
+        """Let these keys go."""
+        forget(self._seen, keys)
+
 
 class DistinctLast:
     """The last row of each key, replaced as another comes."""
@@ -105,6 +110,10 @@ class DistinctLast:
             removed = old.filter(~pl.Series(slots.fresh)).select(self._names).lazy()
         self._table.put(slots.slots, new.select(self._values))
         return Changes(new.select(self._names).lazy(), removed)
+
+    def forget(self, keys: pl.DataFrame) -> None:
+        """Let these keys go."""
+        forget(self._table, keys)
 
 
 class DistinctWithin:

@@ -7,7 +7,7 @@ partition works alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import polars as pl
@@ -16,6 +16,7 @@ from arrowstream.connectors.sink import Sink
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
+from arrowstream.plan.nodes import Node
 from arrowstream.state.protocol import StateTable
 
 Frames: TypeAlias = Mapping[str, pl.DataFrame]
@@ -122,11 +123,13 @@ class ProgramStep:
 @dataclass(frozen=True, slots=True)
 class Program:
     """`ordered` where something depends on the order of arrival across partitions (first, last, implode):
-    then blocks go through stage 0 one by one, and what they give is put back in order after the exchange."""
+    then blocks go through stage 0 one by one, and what they give is put back in order after the exchange. `keepers` are
+    the nodes that keep state, by the number of their step."""
 
     steps: tuple[ProgramStep, ...]
     stages: int
     ordered: bool
+    keepers: Mapping[int, Node] = field(default_factory=dict)
 
     @property
     def stateful(self) -> bool:

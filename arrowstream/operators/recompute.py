@@ -71,6 +71,10 @@ class RecomputeGroups:
         self._forget(moment)
         return change
 
+    def forget(self, keys: pl.DataFrame) -> None:
+        """Let these groups go, as if none of their rows had come."""
+        self._rows.let_go(keys)
+
     def _result(self, rows: pl.DataFrame) -> pl.DataFrame:
         if not rows.height and self._keys:
             return self._output.to_frame()
@@ -101,6 +105,9 @@ class _Rows(Protocol):
     def forget(self, limit: int, dtype: pl.DataType) -> None:
         """Let groups go whose time is below."""
 
+    def let_go(self, keys: pl.DataFrame) -> None:
+        """Let these groups go."""
+
 
 class _Everlasting:
     """Rows that are kept for ever, found by key."""
@@ -123,6 +130,9 @@ class _Everlasting:
 
     def forget(self, limit: int, dtype: pl.DataType) -> None:
         """They stay."""
+
+    def let_go(self, keys: pl.DataFrame) -> None:
+        self.table.delete(self.table.ids_of(keys))
 
 
 class _Passing:
@@ -158,6 +168,9 @@ class _Passing:
             .collect()[ID]
         )
         self.table.keep(~pl.col(ID).is_in(gone.implode()))
+
+    def let_go(self, keys: pl.DataFrame) -> None:
+        """Time does."""
 
     def forget(self, limit: int, dtype: pl.DataType) -> None:
         if limit == FOREVER:

@@ -11,6 +11,7 @@ import polars as pl
 
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
+from arrowstream.operators.expiry import forget
 from arrowstream.operators.moment import Moment
 from arrowstream.operators.ordering import Ints, Ranking, first_ranked, ranked
 from arrowstream.operators.program import Frames, Parts
@@ -101,6 +102,10 @@ class TopOne:
         self._table.put(slots, new.select(self._values))
         return Changes(self._shown(new).lazy(), self._shown(losers).lazy() if self._emit_removed else None)
 
+    def forget(self, keys: pl.DataFrame) -> None:
+        """Let these groups go."""
+        forget(self._table, keys)
+
     def _shown(self, rows: pl.DataFrame) -> pl.DataFrame:
         if self._best.rank is None:
             return rows
@@ -159,6 +164,10 @@ class TopRows:
         self._rows.append(alone)
         added = [change.added, self._shown(alone, alone[_RANK]).lazy()]
         return Changes(pl.concat(added), change.removed)
+
+    def forget(self, keys: pl.DataFrame) -> None:
+        """Let these groups go."""
+        self._rows.delete(self._rows.ids_of(keys))
 
     def _merged(self, held: pl.DataFrame, held_groups: Ints, ids: Ints, new: pl.DataFrame, new_groups: Ints) -> Changes:
         """The change of groups that have rows already."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from arrowstream.plan.expressions import Node, build
+from arrowstream.plan.expressions import Column, Node, build, describe
 
 ROWS = "__rows"
 """The accumulator that every group has: how many rows it holds."""
@@ -57,10 +57,23 @@ class Accumulator(ABC):
 
     __slots__ = ()
 
+    operand: Operand
+
     @property
     @abstractmethod
     def columns(self) -> dict[str, pl.DataType]:
         """The type of each column."""
+
+    @property
+    def word(self) -> str:
+        """The aggregate that it is kept for, as people call it."""
+        return type(self).__name__.removeprefix("Whole").removeprefix("Float").removeprefix("Decimal").lower()
+
+    def described(self, role: str) -> str:
+        """What a column holds: `sum(price)`, or one part of it, `sum(price).high`."""
+        node = self.operand.node
+        of = node.name if isinstance(node, Column) else describe(node, 40)
+        return f"{self.word}({of})" + (f".{role}" if len(self.columns) > 1 else "")
 
     @abstractmethod
     def gather(self, weight: str | None) -> Expressions:
@@ -93,6 +106,10 @@ class Count(Accumulator):
 
     operand: Operand
     kind: str
+
+    @property
+    def word(self) -> str:
+        return {"rows": "len", "values": "count", "nulls": "null_count"}.get(self.kind, f"count_{self.kind}")
 
     @property
     def columns(self) -> dict[str, pl.DataType]:
@@ -132,6 +149,10 @@ class Distinct(Accumulator):
     """How many distinct values; the operator adds to it, from the pairs that it keeps beside."""
 
     operand: Operand
+
+    @property
+    def word(self) -> str:
+        return "n_unique"
 
     @property
     def columns(self) -> dict[str, pl.DataType]:
@@ -314,6 +335,10 @@ class Extreme(Accumulator):
     nans: bool = False
 
     @property
+    def word(self) -> str:
+        return "max" if self.greatest else "min"
+
+    @property
     def columns(self) -> dict[str, pl.DataType]:
         return {"value": self.operand.dtype}
 
@@ -347,6 +372,10 @@ class Edge(Accumulator):
     operand: Operand
     last: bool
     skip_nulls: bool
+
+    @property
+    def word(self) -> str:
+        return "last" if self.last else "first"
 
     @property
     def columns(self) -> dict[str, pl.DataType]:

@@ -13,7 +13,7 @@ The order of calls, for a batch that arrived in several parts:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -87,6 +87,13 @@ class Decomposition:
     _values: tuple[pl.Expr, ...]
     _outputs: tuple[pl.Expr, ...]
     _guards: Mapping[str, pl.Expr]
+    readable: Mapping[str, str] = field(default_factory=dict)
+    """What each of the accumulators holds, in words."""
+
+    @property
+    def by(self) -> Sequence[pl.Expr]:
+        """The keys, canonical, of the rows themselves."""
+        return self._by
 
     @property
     def reads(self) -> list[pl.Expr]:
@@ -224,6 +231,9 @@ def _assembled(
     kept: dict[str, pl.DataType] = {ROWS: pl.Int64()}
     for accumulator, number in taker.accumulators.items():
         kept.update({column_name(number, role): dtype for role, dtype in accumulator.columns.items()})
+    readable = {ROWS: "rows"}
+    for accumulator, number in taker.accumulators.items():
+        readable.update({column_name(number, role): accumulator.described(role) for role in accumulator.columns})
     if clash := set(kept) & set(keys):
         raise PlanError(f"group_by: the name {min(clash)!r} is used inside; rename the key by .alias(...)")
 
@@ -256,6 +266,7 @@ def _assembled(
         _values=tuple(expr.alias(leaf) for leaf, expr in taker.values.items()),
         _outputs=tuple(build(tree).alias(name) for name, tree in trees),
         _guards=taker.guards,
+        readable=readable,
     )
     try:
         # A group of nothing, so that functions are really called.

@@ -170,12 +170,17 @@ class Union(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Aggregate(Node):
-    """Running aggregates by key, kept as state; one row per group, updated in place."""
+    """Running aggregates by key, kept as state; one row per group, updated in place.
+
+    With `ttl` (ticks), a group of which no row has come for so long, by the watermark, is let go; a row that is
+    further behind the watermark is late. So it is of `Distinct`, `TopK` and `Recompute`, too.
+    """
 
     input: Node
     keys: tuple[str, ...]
     description: str
     decomposition: Decomposition
+    ttl: int | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -46,14 +46,19 @@ def _reads(node: Node, own: frozenset[str]) -> set[str]:
         case Rows():
             return _through(node, own)
         case Aggregate():
-            return _of_decomposition(node.decomposition)
+            return _of_decomposition(node.decomposition) | _time_of_ttl(node)
         case WindowAggregate() | SessionAggregate() | Rolling():
             return {node.index, *_roots((*node.by, *node.aggs), node.input.schema)}
         case Recompute():
-            return set(node.columns)
+            return set(node.columns) | _time_of_ttl(node)
         case TableJoin() if not set(node.table.schema) - set(node.right_on) & set(node.input.schema):
             return {*(own & set(node.input.schema)), *node.left_on}
     return {name for child in node.inputs for name in child.schema}
+
+
+def _time_of_ttl(node: Aggregate | Recompute) -> set[str]:
+    """The event time, where it says when groups are let go."""
+    return set() if node.ttl is None or node.input.time is None else {node.input.time.column}
 
 
 def _of_decomposition(plan: Decomposition) -> set[str]:

@@ -25,6 +25,7 @@ class TopK(Node):
     descending: tuple[bool, ...]
     keys: tuple[str, ...]
     rank: str | None
+    ttl: int | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -83,6 +84,7 @@ class Distinct(Node):
     subset: tuple[str, ...]
     keep: str
     within: int | None
+    ttl: int | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -31,6 +31,7 @@ class Recompute(Node):
     whole: Whole
     description: str
     final: bool = False
+    ttl: int | None = None
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pyarrow as pa
 
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.connectors.sink import Receipt
@@ -89,6 +90,36 @@ class CommitState(msgspec.Struct, frozen=True, tag=True):
 
     unit: UnitId
     batch: int
+
+
+class ShowState(msgspec.Struct, frozen=True, tag=True):
+    """Say what these partitions keep, as of the batch `committed`: rows and bytes of each table, and all rows of those
+    in `tables`. Between two batches, in the order of `RunTask` and `CommitState`."""
+
+    unit: UnitId
+    token: int
+    committed: int
+    partitions: list[int]
+    tables: list[str]
+
+
+class ShownTable(msgspec.Struct, frozen=True):
+    """A table of one partition's state by its name there; `content` where it was asked for."""
+
+    name: str
+    rows: int
+    bytes: int
+    content: pa.Table | None = None
+
+
+class StateShown(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `ShowState`; or why there is none."""
+
+    unit: UnitId
+    worker: WorkerId
+    token: int
+    tables: list[ShownTable]
+    failed: str = ""
 
 
 class LogBatch(msgspec.Struct, frozen=True):

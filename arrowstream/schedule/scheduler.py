@@ -88,6 +88,11 @@ class BatchScheduler:
         """No batch is on its way."""
         return self._batch is None
 
+    @property
+    def committed(self) -> int:
+        """The last batch that is committed, -1 before the first."""
+        return self._next_id - 1
+
     def ready(self, now: float) -> bool:
         """Whether there is something for a batch: blocks wait, or time would move on without any."""
         if self._blocks.waiting:

@@ -61,7 +61,7 @@ def test_the_plan_as_text(plans: Apart) -> None:
     assert "exactly once | takes rows back" in text
     assert "duckdb | takes rows back" in text
     assert "Aggregate n=len(), d=" in text
-    assert "updates rows of k | state: a row per k" in text
+    assert "updates rows of k | state group_by k: a row per k" in text
     assert "and a row per distinct value, 1x, unbounded" in text
     assert "(shared: runs once)" in text
     assert text.count("Source orders") == 1

@@ -11,7 +11,6 @@ from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Moment
 from arrowstream.operators.pairing import Pairing
 from arrowstream.operators.program import Parts
-from arrowstream.state.extents import Ints
 from arrowstream.state.numbers import KeyNumbers
 from arrowstream.state.pile import Pile
 from arrowstream.state.protocol import StateTable
@@ -44,19 +43,20 @@ class AppendJoin:
         right = self._that_match(gathered(inputs[1], ROWS_FRAME), self._pairing.right_on)
         lefts, rights = self._left.numbers(left), self._right.numbers(right)
         reads_left, reads_right = self._reads
-        shown = []
+        pairs = []
         # What comes meets what was there and, so that no pair is made twice, on one side only also what comes with it.
         places, ids = self._left.find(rights)
         if len(ids):
-            shown.append(self._shown(self._left.gather(ids, reads_left), _picked(right, reads_right, places)))
+            pairs.append(self._side_by_side(self._left.gather(ids, reads_left), right[reads_right][places]))
         self._right.append(right, rights)
         places, ids = self._right.find(lefts)
         if len(ids):
-            shown.append(self._shown(_picked(left, reads_left, places), self._right.gather(ids, reads_right)))
+            pairs.append(self._side_by_side(left[reads_left][places], self._right.gather(ids, reads_right)))
         self._left.append(left, lefts)
-        if not shown:
+        if not pairs:
             return self.nothing()
-        return Changes(shown[0] if len(shown) == 1 else pl.concat(shown))
+        found = (pairs[0] if len(pairs) == 1 else pairs[0].vstack(pairs[1])).lazy()
+        return Changes(self._pairing.shown(found.filter(self._pairing.where) if self._pairing.where else found))
 
     def _that_match(self, rows: pl.DataFrame, on: Sequence[str]) -> pl.DataFrame:
         """The rows without those that no row can ever match."""
@@ -64,11 +64,6 @@ class AppendJoin:
             return rows
         return rows.drop_nulls(on)
 
-    def _shown(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.LazyFrame:
+    def _side_by_side(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
         right.columns = [self._names[name] for name in self._reads[1]]
-        pairs = pl.concat([left, right], how="horizontal").lazy()
-        return self._pairing.shown(pairs.filter(self._pairing.where) if self._pairing.where else pairs)
-
-
-def _picked(rows: pl.DataFrame, columns: Sequence[str], places: Ints) -> pl.DataFrame:
-    return rows.select(columns)[places]
+        return left.hstack(right)

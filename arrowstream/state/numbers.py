@@ -50,11 +50,12 @@ class KeyNumbers:
         if not self._whole:
             return self._by_hash(keys)
         column = keys.to_series()
-        values = column.fill_null(0).to_numpy().astype(np.int64, copy=False)
+        nulls = column.null_count() > 0
+        values = (column.fill_null(0) if nulls else column).to_numpy().astype(np.int64, copy=False)
         self._stretch(int(values.min()), int(values.max()), len(values))
         at = values - self._base
         inside = at.view(np.uint64) < len(self._window.values)
-        if column.null_count():
+        if nulls:
             inside &= column.is_not_null().to_numpy()
         if inside.all():
             return self._numbered(self._window, at)

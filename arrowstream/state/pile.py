@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from arrowstream.errors import StateError
 from arrowstream.state.columns import check_payload
-from arrowstream.state.copying import copied, released, texts_released
+from arrowstream.state.copying import copied, texts_released
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
 from arrowstream.state.extents import Extents, Ints, stable_order
 from arrowstream.state.numbers import KeyNumbers
@@ -53,17 +53,20 @@ class Pile:
 
     def _clear(self) -> None:
         self._extents = Extents()
-        self._set([])
+        self._set([], 0)
         self._close()
 
-    def _set(self, pieces: list[pl.DataFrame]) -> None:
+    def _set(self, pieces: list[pl.DataFrame], raw: int) -> None:
         self._pieces = pieces
+        # The last so many are small and as they came: they may keep alive what they were cut from.
+        self._raw = raw
         # Where each piece begins.
         ends = np.cumsum([piece.height for piece in pieces], dtype=np.int64)
         self._starts, self._top = ends - [piece.height for piece in pieces], int(ends[-1]) if len(ends) else 0
 
     def _close(self) -> None:
-        self._committed = (self._pieces, len(self))
+        self._committed = (self._pieces, self._raw)
+        self._committed_top = self._top
 
     @property
     def keys(self) -> pl.Schema:
@@ -85,13 +88,13 @@ class Pile:
 
     def numbers(self, rows: pl.DataFrame) -> Ints:
         """The numbers of the rows' keys."""
-        return self._numbers.of(rows.select(self._on) if self._on else rows)
+        return self._numbers.of(rows[self._on] if self._on else rows)
 
     def append(self, rows: pl.DataFrame, numbers: Ints) -> None:
         """Add rows, whose keys have these numbers."""
         if not rows.height:
             return
-        self._set(_with(self._pieces, rows.select(self._schema.names())))
+        self._set(*_with(self._pieces, self._raw, rows[self._schema.names()]))
         first = self._top - rows.height
         self._extents.append(numbers, np.arange(first, self._top))
 
@@ -110,7 +113,7 @@ class Pile:
         piece = self._piece_of(ids)
         begins = np.flatnonzero(np.diff(piece, prepend=-1))
         parts: list[pl.DataFrame] = [
-            self._pieces[piece[begin]].select(columns)[ids[begin:end] - self._starts[piece[begin]]]
+            self._pieces[piece[begin]][columns][ids[begin:end] - self._starts[piece[begin]]]
             for begin, end in zip(begins, np.append(begins[1:], len(ids)), strict=True)
         ]
         return parts[0] if len(parts) == 1 else pl.concat(parts, rechunk=True)
@@ -123,7 +126,7 @@ class Pile:
 
     def delta(self) -> pa.Table:
         """The rows that came since the last commit."""
-        return to_delta(self._since(self._committed[1]))
+        return to_delta(self._since(self._committed_top))
 
     def commit(self) -> None:
         """Make the open version the state."""
@@ -133,7 +136,7 @@ class Pile:
     def rollback(self) -> None:
         """Be again as at the last commit; ids given since then are given again, since their rows come again."""
         self._extents.rollback()
-        self._set(self._committed[0])
+        self._set(*self._committed)
 
     def snapshot(self) -> pa.Table:
         """All rows in the form of a delta."""
@@ -161,19 +164,27 @@ class Pile:
         return rows.insert_column(0, pl.Series(ROW, np.arange(first, first + rows.height)))
 
 
-def _with(pieces: Sequence[pl.DataFrame], rows: pl.DataFrame) -> list[pl.DataFrame]:
-    """The pieces and one more, joined where there are too many small ones."""
+def _with(pieces: list[pl.DataFrame], raw: int, rows: pl.DataFrame) -> tuple[list[pl.DataFrame], int]:
+    """The pieces and one more, joined where there are too many small ones; how many are raw."""
     if rows.height >= _LARGE:
-        return [*pieces, texts_released(rows)]
-    after = [*pieces, released(rows)]
+        return [*_joined(pieces, raw), texts_released(rows)], 0
+    after, raw = [*pieces, rows], raw + 1
+    if raw < _JOINED:
+        return after, raw
+    after = _joined(after, raw)
     while after[-1].height < _LARGE:
         size, count = _size(after[-1]), 1
         while count < len(after) and _size(after[-count - 1]) <= size and after[-count - 1].height < _LARGE:
             count += 1
         if count < _JOINED:
             break
-        after[-count:] = [copied(pl.concat(after[-count:]))]
-    return after
+        after = _joined(after, count)
+    return after, 0
+
+
+def _joined(pieces: list[pl.DataFrame], count: int) -> list[pl.DataFrame]:
+    """The last so many of the pieces as one in memory of its own."""
+    return [*pieces[:-count], copied(pl.concat(pieces[-count:]))] if count else pieces
 
 
 def _size(piece: pl.DataFrame) -> int:

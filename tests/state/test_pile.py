@@ -39,7 +39,9 @@ def test_it_is_a_list_of_rows_that_can_be_rolled_back_and_restored(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_LARGE", large)
-        pile, wanted, committed = Pile(SCHEMA, ["key"], KeyNumbers(KEYS)), [], []
+        pile = Pile(SCHEMA, ["key"], KeyNumbers(KEYS))
+        wanted: list[tuple[str | None, int]] = []
+        committed = wanted
         log: list[pa.Table] = []
         for some, then in steps:
             batch = frame(some)
@@ -78,14 +80,14 @@ def test_small_batches_do_not_make_many_pieces() -> None:
     assert pile.scan()["value"].sum() == (heights * (heights - 1) // 2).sum()
 
 
-def test_a_batch_is_not_kept_alive_by_few_of_its_rows() -> None:
+def test_few_rows_keep_only_the_last_few_batches_alive() -> None:
     pile = Pile(SCHEMA, ["key"], KeyNumbers(KEYS))
-    for number in range(30):
+    for number in range(100):
         batch = pl.DataFrame({"key": [f"a long text, number {number}-{row}" for row in range(2000)]})
         some = batch.with_columns(value=pl.lit(1, pl.Int64)).filter(pl.int_range(pl.len()) % 500 == 0)
         pile.append(some, pile.numbers(some))
     held = pile.scan().to_arrow(compat_level=pl.CompatLevel.newest()).get_total_buffer_size()
-    assert held < 30 * 2000 * 20 / 10
+    assert held < 8 * 2000 * 40 < 100 * 2000 * 20 / 4
 
 
 def test_a_delta_that_is_missing_is_an_error() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol, TypeAlias
 
 import polars as pl
 
@@ -19,6 +19,7 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 
 MATCHED: Final = "matched"
+_Holds: TypeAlias = Callable[[pl.DataFrame], pl.Series]
 
 
 class BoundedJoin:
@@ -53,9 +54,32 @@ class BoundedJoin:
         return Changes(self._pairing.output.to_frame().lazy())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
-        pairing = self._pairing
         left, right = (gathered(parts, ROWS_FRAME) for parts in inputs)
-        joins = []
+        return self._with_lonely(left, right, moment) if any(self._lonely) else self._pairs_alone(left, right, moment)
+
+    def _pairs_alone(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
+        """Pairs of what comes with what is kept, and with what comes. Rows that have expired by now are never kept."""
+        pairing, joins = self._pairing, []
+        if left.height and (old := self._right.that_match(left, pairing.left_on)).height:
+            joins.append(pairing.pairs(left.lazy(), old.select(pairing.right.names()).lazy()))
+        if right.height:
+            old = self._left.that_match(right, pairing.right_on).select(pairing.left.names())
+            both = pl.concat([old, left.select(old.columns)], rechunk=False) if left.height else old
+            joins.append(pairing.pairs(both.lazy(), right.lazy()))
+        found = [pairing.shown(each) for each in joins]
+        for number, (side, new) in enumerate(((self._left, left), (self._right, right))):
+            alive = self._alive(number, moment)
+            if alive is not None and isinstance(side, _Passing):
+                side.table.keep(alive(side.table.frame))
+                new = new.filter(alive(new))
+            side.append(new)
+        if not found:
+            return self.nothing()
+        return Changes(found[0] if len(found) == 1 else pl.concat(found))
+
+    def _with_lonely(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
+        """Pairs, and rows that expire without one."""
+        pairing, joins, out = self._pairing, [], []
         if left.height and (old := self._right.that_match(left, pairing.left_on)).height:
             new = self._left.append(left)
             joins.append(pairing.pairs(new.lazy().rename({ID: LEFT}), old.lazy().rename({ID: RIGHT})))
@@ -65,18 +89,6 @@ class BoundedJoin:
             new, old = self._right.append(right), self._left.that_match(right, pairing.right_on)
             if old.height:
                 joins.append(pairing.pairs(old.lazy().rename({ID: LEFT}), new.lazy().rename({ID: RIGHT})))
-        if any(self._lonely):
-            return self._with_lonely(joins, moment)
-        if not joins:
-            self._expire(moment)
-            return self.nothing()
-        found = pl.concat(pairing.shown(each) for each in joins)
-        self._expire(moment)
-        return Changes(found)
-
-    def _with_lonely(self, joins: Sequence[pl.LazyFrame], moment: Moment) -> Changes:
-        """Pairs, and rows that expire without one."""
-        pairing, out = self._pairing, []
         pairs = pl.concat(joins).collect() if joins else None
         if pairs is not None:
             for lonely, column, matched in zip(self._lonely, (LEFT, RIGHT), self._matched, strict=True):
@@ -104,28 +116,31 @@ class BoundedJoin:
     def _expire(self, moment: Moment) -> list[pl.DataFrame | None]:
         """Let rows go that nothing to come can match; the rows of each side that went."""
         gone: list[pl.DataFrame | None] = []
-        for side, bounds, lonely, driven_by in zip(
-            (self._left, self._right), self._bounds, self._lonely, reversed(self._marks), strict=True
-        ):
-            if not bounds or driven_by is None or not isinstance(side, _Passing) or not len(side.table):
+        for number, side in enumerate((self._left, self._right)):
+            alive = self._alive(number, moment)
+            if alive is None or not isinstance(side, _Passing):
                 gone.append(None)
                 continue
-            mark, dtype = driven_by
-            watermark = moment.forgotten(mark)
-            if watermark == FOREVER:
-                gone.append(side.table.frame)
-                side.table.keep(pl.lit(False))
-                continue
-            if watermark == BEGINNING or watermark < lowest(dtype):
-                gone.append(None)
-                continue
-            now = from_ticks(pl.lit(watermark, pl.Int64), dtype).alias(WATERMARK)
-            alive = pl.all_horizontal(bound.alive for bound in bounds).fill_null(False)
             frame = side.table.frame
-            kept = frame.lazy().with_columns(now).select(alive.alias("alive")).collect()["alive"]
-            gone.append(frame.filter(~kept) if lonely else None)
+            kept = alive(frame)
+            gone.append(frame.filter(~kept) if self._lonely[number] else None)
             side.table.keep(kept)
         return gone
+
+    def _alive(self, number: int, moment: Moment) -> _Holds | None:
+        """Which rows of a side something to come can match; None where it may match any."""
+        driven_by = self._marks[1 - number]
+        if not self._bounds[number] or driven_by is None:
+            return None
+        mark, dtype = driven_by
+        watermark = moment.forgotten(mark)
+        if watermark == FOREVER:
+            return lambda rows: pl.Series([False]).new_from_index(0, rows.height)
+        if watermark == BEGINNING or watermark < lowest(dtype):
+            return None
+        now = from_ticks(pl.lit(watermark, pl.Int64), dtype).alias(WATERMARK)
+        alive = pl.all_horizontal(bound.alive for bound in self._bounds[number]).fill_null(False).alias("alive")
+        return lambda rows: rows.with_columns(now).select(alive).to_series()
 
 
 class _Side(Protocol):

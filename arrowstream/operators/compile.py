@@ -10,6 +10,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
+from arrowstream.operators.appendjoin import AppendJoin
 from arrowstream.operators.asof import AsofJoinOperator
 from arrowstream.operators.boundedjoin import BoundedJoin
 from arrowstream.operators.closing import ClosingGroups
@@ -290,6 +291,8 @@ def _(node: Join, to: _Builder) -> int:
     if node.bounded:
         marks = [None if side.time is None else to.time(side) for side in node.inputs]
         make: Callable[[], StatefulOperator] = partial(BoundedJoin, pairing, bounds, marks)
+    elif node.how == "inner" and not any(weighted):
+        make = partial(AppendJoin, pairing)
     else:
         make = partial(UnboundedJoin, pairing, weighted)
     return to.merge(make, before, node)

@@ -28,7 +28,12 @@ def released(frame: pl.DataFrame) -> pl.DataFrame:
 
     The copy is most of the cost of keeping rows with texts: 7 ms for 100,000 rows with three, 0.5 without.
     """
-    frame = _gathered(frame)
+    return texts_released(_gathered(frame))
+
+
+def texts_released(frame: pl.DataFrame) -> pl.DataFrame:
+    """The same, for rows of which no slice is taken, or all slices are kept: numbers stay where they are."""
+    frame = frame.rechunk()
     texts = _texts(frame)
     if not texts.width:
         return frame

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import Final
 
 import polars as pl
 
@@ -18,6 +19,8 @@ from arrowstream.plan.statenames import state_keys, state_names
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import topological
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
+
+_SECOND: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,10 @@ def _time(node: Node) -> str:
     if node.time.marks:
         behind = max(mark.delay for mark in node.time.marks)
         text += f", watermark {show_ticks(behind, dtype)} behind"
-    if node.time.behind:
-        text += f", held back {show_ticks(node.time.behind, dtype)}"
+    if (held := node.time.behind) > 0:
+        if dtype.is_temporal() and held > _SECOND:
+            held = -(-held // _SECOND) * _SECOND  # a window of 10s holds back 9.999999 s, which nobody wants to read
+        text += f", held back {show_ticks(held, dtype)}"
     if node.time.lateness:
         text += f", late rows for {show_ticks(node.time.lateness, dtype)}"
     return text

@@ -23,10 +23,23 @@ if TYPE_CHECKING:
     from arrowstream.errors import ArrowStreamError
     from arrowstream.frame import StreamFrame, concat
     from arrowstream.joining import table
+    from arrowstream.plan.custom import Aggregator, aggregate
 
-__all__ = ["ArrowStreamError", "StreamFrame", "StreamingContext", "__version__", "concat", "connect", "table"]
+__all__ = [
+    "Aggregator",
+    "ArrowStreamError",
+    "StreamFrame",
+    "StreamingContext",
+    "__version__",
+    "aggregate",
+    "concat",
+    "connect",
+    "table",
+]
 
 _HOME = {
+    "Aggregator": "arrowstream.plan.custom",
+    "aggregate": "arrowstream.plan.custom",
     "ArrowStreamError": "arrowstream.errors",
     "StreamFrame": "arrowstream.frame",
     "StreamingContext": "arrowstream.context",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from arrowstream.connection import connect
     from arrowstream.context import StreamingContext
     from arrowstream.errors import ArrowStreamError
-    from arrowstream.frame import StreamFrame, concat
+    from arrowstream.frame import StreamFrame, concat, concat_history
     from arrowstream.joining import table
     from arrowstream.plan.custom import Aggregator, aggregate
 
@@ -33,6 +33,7 @@ __all__ = [
     "__version__",
     "aggregate",
     "concat",
+    "concat_history",
     "connect",
     "table",
 ]
@@ -44,6 +45,7 @@ _HOME = {
     "StreamFrame": "arrowstream.frame",
     "StreamingContext": "arrowstream.context",
     "concat": "arrowstream.frame",
+    "concat_history": "arrowstream.frame",
     "table": "arrowstream.joining",
     "connect": "arrowstream.connection",
 }

@@ -412,6 +412,7 @@ class _Outlet:
 
     def __init__(self, order: StartReceiver, manager: BlockManager) -> None:
         self._of, self._manager = (order.unit, order.source, order.split), manager
+        self._own = f"{order.unit}/{order.source}/{order.split}/" if order.first else ""
 
     def put(self, block: Block) -> None:
         self._manager.put(self._of[0], block)
@@ -420,7 +421,7 @@ class _Outlet:
         self._manager.after(*self._of, action)
 
     def wait_for_room(self, stop: threading.Event) -> None:
-        self._manager.wait_for_room(stop)
+        self._manager.wait_for_room(stop, self._own)
 
 
 class _Listener:

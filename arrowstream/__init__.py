@@ -21,16 +21,31 @@ if TYPE_CHECKING:
     from arrowstream.connection import connect
     from arrowstream.context import StreamingContext
     from arrowstream.errors import ArrowStreamError
-    from arrowstream.frame import StreamFrame, concat
+    from arrowstream.frame import StreamFrame, concat, concat_history
     from arrowstream.joining import table
+    from arrowstream.plan.custom import Aggregator, aggregate
 
-__all__ = ["ArrowStreamError", "StreamFrame", "StreamingContext", "__version__", "concat", "connect", "table"]
+__all__ = [
+    "Aggregator",
+    "ArrowStreamError",
+    "StreamFrame",
+    "StreamingContext",
+    "__version__",
+    "aggregate",
+    "concat",
+    "concat_history",
+    "connect",
+    "table",
+]
 
 _HOME = {
+    "Aggregator": "arrowstream.plan.custom",
+    "aggregate": "arrowstream.plan.custom",
     "ArrowStreamError": "arrowstream.errors",
     "StreamFrame": "arrowstream.frame",
     "StreamingContext": "arrowstream.context",
     "concat": "arrowstream.frame",
+    "concat_history": "arrowstream.frame",
     "table": "arrowstream.joining",
     "connect": "arrowstream.connection",
 }

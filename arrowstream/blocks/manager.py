@@ -96,11 +96,17 @@ class BlockManager:
             line.waiting.append(action)
         self._report(unit, line)
 
-    def wait_for_room(self, stop: threading.Event) -> None:
-        """Wait while the blocks that are not worked off take more than the backlog may (or `stop` is set)."""
+    def wait_for_room(self, stop: threading.Event, own: str = "") -> None:
+        """Wait while the blocks that are not worked off take more than the backlog may (or `stop` is set); with `own`
+        those whose ids begin so."""
         with self._room:
-            while self._backlog_bytes >= self._settings.backlog and not stop.is_set():
+            while self._taken(own) >= self._settings.backlog and not stop.is_set():
                 self._room.wait(0.05)
+
+    def _taken(self, own: str) -> int:
+        if not own:
+            return self._backlog_bytes
+        return sum(nbytes for block, nbytes in self._backlog.items() if block.startswith(own))
 
     @property
     def backlog_bytes(self) -> int:

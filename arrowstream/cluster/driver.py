@@ -61,6 +61,7 @@ from arrowstream.schedule.messages import (
 )
 from arrowstream.schedule.progress import BatchReport, Progress
 from arrowstream.schedule.scheduler import BatchScheduler, Instruction
+from arrowstream.schedule.turns import Turns
 from arrowstream.schedule.watermarks import WatermarkTracker
 from arrowstream.settings import Settings
 
@@ -129,7 +130,7 @@ class UnitDriver:
         self._blocks = BlockMaster(unit.id, settings.cluster.replication)
         self._workers = list(cluster.workers)
         program = self._program = compile_unit(unit)
-        self._times = WatermarkTracker(unit)
+        self._times, self._turns = WatermarkTracker(unit), Turns(unit)
         self._scheduler = BatchScheduler(
             unit.id,
             program.stages,
@@ -140,6 +141,7 @@ class UnitDriver:
             self._blocks,
             {source: limit for source, node in unit.sources if (limit := batch_limit(node.source)) is not None},
             self._times,
+            self._turns,
         )
         self._names = {source: node.name for source, node in unit.sources}
         self._sources = {source: node.source for source, node in unit.sources}
@@ -163,10 +165,14 @@ class UnitDriver:
         Raises `SourceError`.
         """
         splits = [(source, split) for source, node in self.unit.sources for split in node.source.splits()]
-        self._supervisor = ReceiverSupervisor(self.unit.id, splits, self._blocks.position, bounded=bounded)
-        self._unopened = set(splits)
+        self._supervisor = ReceiverSupervisor(
+            self.unit.id, splits, self._blocks.position, bounded=bounded, first=self._turns.first
+        )
         self._times.expect(splits)
-        if not splits:
+        self._turns.expect(splits)
+        waiting = self._waiting_sources()
+        self._unopened = {(source, split) for source, split in splits if source not in waiting}
+        if not self._unopened:
             self._opened.set()
         self._cluster.start_unit(self.unit, len(self._workers), self._inbox.put)
         # Workers that came and went before this unit could hear of it.
@@ -182,7 +188,7 @@ class UnitDriver:
                 self._note(
                     f"{node.label} keeps {kept} for ever: its state is unbounded; a watermark and a bound let it go"
                 )
-        self._send(self._supervisor.assign(self._workers))
+        self._send(self._supervisor.assign(self._workers, waiting))
         self._thread.start()
 
     def wait_until_open(self, timeout: float) -> bool:
@@ -292,7 +298,7 @@ class UnitDriver:
         return not self._supervisor.running and not self._scheduler.ready(self._clock.now())
 
     def _answer_flushes(self) -> None:
-        if self._flushes and not self._blocks.waiting and self._scheduler.idle:
+        if self._flushes and not self._blocks.waiting and self._scheduler.idle and not self._turns.waiting():
             for flush in self._flushes:
                 flush.done.set()
             self._flushes.clear()
@@ -322,6 +328,7 @@ class UnitDriver:
                 self._supervisor.ended(event.source, event.split, event.worker)
                 if self._stopping is None:  # else the user has ended it, and there would have been more
                     self._scheduler.split_ended(event.source, event.split)
+                    self._next_turn()
             case ReceiversSealed():
                 self._sealed(event.token, event.worker)
             case StateShown():
@@ -332,6 +339,8 @@ class UnitDriver:
                 self._worker_joined(event)
             case _Stop():
                 self._stopping = event
+                self._turns.release()
+                self._supervisor.abandon()
                 self._send((worker, StopReceivers(self.unit.id, event.drain)) for worker in self._workers)
             case _Flush():
                 self._seal(event)
@@ -388,6 +397,21 @@ class UnitDriver:
             del self._sealing[token]
             self._flushes.append(flush)
 
+    def _waiting_sources(self) -> set[SourceId]:
+        """Sources that are not read yet: what they have can be read later as well. (Of others rows would be missed.)"""
+        return {source for source in self._turns.waiting() if self._sources[source].replayable}
+
+    def _next_turn(self) -> None:
+        """Sources whose turn has come are read; who waits for all that there is waits for theirs, too."""
+        assert self._supervisor is not None
+        orders = self._supervisor.assign(self._workers, self._waiting_sources())
+        self._send(orders)
+        if orders:
+            flushes, self._flushes = self._flushes, []
+            sealing, self._sealing = self._sealing, {}
+            for flush in (*flushes, *(each for each, _ in sealing.values())):
+                self._seal(flush)
+
     def _is_open(self, source: SourceId, split: str) -> None:
         self._unopened.discard((source, split))
         if not self._unopened:
@@ -418,7 +442,7 @@ class UnitDriver:
             self._blocks.forget(gone)
         self._supervisor.lost(event.worker)
         if self._stopping is None:
-            self._send(self._supervisor.assign(self._workers))
+            self._send(self._supervisor.assign(self._workers, self._waiting_sources()))
         else:
             self._supervisor.abandon()
         # Splits that moved have to be read up to now as well.

@@ -422,6 +422,7 @@ class _Outlet:
 
     def __init__(self, order: StartReceiver, manager: BlockManager, ahead: ReadAhead | None) -> None:
         self._of, self._manager, self._ahead = (order.unit, order.source, order.split), manager, ahead
+        self._own = f"{order.unit}/{order.source}/{order.split}/" if order.first else ""
 
     def put(self, block: Block) -> None:
         if self._ahead is not None:
@@ -432,7 +433,7 @@ class _Outlet:
         self._manager.after(*self._of, action)
 
     def wait_for_room(self, stop: threading.Event) -> None:
-        self._manager.wait_for_room(stop)
+        self._manager.wait_for_room(stop, self._own)
 
 
 class _Listener:

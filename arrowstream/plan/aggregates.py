@@ -19,6 +19,7 @@ import polars as pl
 
 from arrowstream.errors import BatchError, PlanError
 from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge
+from arrowstream.plan.custom import Custom
 from arrowstream.plan.expressions import PANIC, Node, build, parse, plan_error, resolve, unaliased
 from arrowstream.plan.rowlocal import check_row_local
 from arrowstream.plan.running import NotDecomposable, Taker, column_name, columns_of
@@ -26,6 +27,7 @@ from arrowstream.plan.running import NotDecomposable, Taker, column_name, column
 VALUE = "__value"
 WEIGHT = "__weight"
 _PRESENT = "__present"
+_PLACE = "__place"
 
 __all__ = ["ROWS", "VALUE", "WEIGHT", "Decomposition", "NotDecomposable", "Pairs", "canonical", "decompose"]
 
@@ -84,6 +86,7 @@ class Decomposition:
     _merge: tuple[pl.Expr, ...]
     _carry: tuple[pl.Expr, ...]
     _combine: tuple[pl.Expr, ...]
+    _stacked: tuple[pl.Expr, ...]
     _values: tuple[pl.Expr, ...]
     _outputs: tuple[pl.Expr, ...]
     _guards: Mapping[str, pl.Expr]
@@ -126,7 +129,15 @@ class Decomposition:
         Both have exactly the columns of `accumulators`; a row of nulls stands for a group not seen.
         """
         before = old.rename({name: name + OLD for name in old.columns})
-        return pl.concat([before, new], how="horizontal").select(self._combine)
+        combined = pl.concat([before, new], how="horizontal").select(self._combine)
+        return combined if not self._stacked else combined.with_columns(self._merged_stack(old, new))
+
+    def _merged_stack(self, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+        """What can only be merged as rows of a group: the state's above the batch's."""
+        both = pl.concat([old.with_row_index(_PLACE), new.with_row_index(_PLACE)]).filter(pl.col(ROWS).is_not_null())
+        merged = both.group_by(_PLACE, maintain_order=True).agg(self._stacked)
+        places = pl.DataFrame({_PLACE: pl.int_range(new.height, dtype=pl.UInt32, eager=True)})
+        return places.join(merged, on=_PLACE, how="left", maintain_order="left").drop(_PLACE)
 
     def final(self, frame: pl.DataFrame, by: Sequence[str] | None = None) -> pl.DataFrame:
         """The output rows of keys and accumulators, in their order; a row of nulls is a group of no rows.
@@ -253,7 +264,7 @@ def _assembled(
         output=pl.Schema(),
         pairs=pairs,
         weighted=taker.weighted,
-        ordered=any(isinstance(accumulator, Collected | Edge) for accumulator in taker.accumulators),
+        ordered=any(isinstance(accumulator, Collected | Custom | Edge) for accumulator in taker.accumulators),
         _by=by_expr,
         _gather=every(lambda one, at: one.gather(weight), rows.cast(pl.Int64)),
         _settle=every(lambda one, at: one.settle(at), pl.col(ROWS)),
@@ -262,6 +273,12 @@ def _assembled(
         _combine=every(
             lambda one, at: one.combine(lambda role: at(role + OLD), at),
             pl.col(ROWS + OLD).fill_null(0) + pl.col(ROWS).fill_null(0),
+        ),
+        _stacked=tuple(
+            expr.alias(column_name(number, role))
+            for accumulator, number in taker.accumulators.items()
+            if isinstance(accumulator, Custom)
+            for role, expr in accumulator.merge(columns_of(number)).items()
         ),
         _values=tuple(expr.alias(leaf) for leaf, expr in taker.values.items()),
         _outputs=tuple(build(tree).alias(name) for name, tree in trees),

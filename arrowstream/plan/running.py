@@ -28,6 +28,7 @@ from arrowstream.plan.accumulators import (
     Product,
     WholeSum,
 )
+from arrowstream.plan.custom import custom, custom_payload
 from arrowstream.plan.elementwise import ELEMENTWISE
 from arrowstream.plan.expressions import Call, Column, Node, build, columns, describe, parse, resolve, walk
 from arrowstream.plan.rowlocal import Height, height
@@ -51,7 +52,7 @@ class Taker:
 
     def take(self, tree: Node) -> Node:
         """The tree with each aggregate replaced by the column of its value."""
-        if not any(isinstance(node, Call) and node.op in AGGREGATES for node in walk(tree)) and columns(tree):
+        if not any(_is_aggregate(node) for node in walk(tree)) and columns(tree):
             # Polars gives a list of the group's values for an expression that is no aggregate.
             if not self.grouped:
                 raise _undecomposable(tree, "is not an aggregate", "select(...) for rows, or an aggregate of it")
@@ -102,7 +103,7 @@ class Taker:
             raise _undecomposable(node, why, ".first() for a key, or join the aggregate to the rows")
         if not isinstance(node, Call):
             return node
-        if node.op in AGGREGATES:
+        if _is_aggregate(node):
             return self._leaf(node)
         if node.op not in ELEMENTWISE and node.op != "AnonymousFunction":
             raise _undecomposable(node, _AT_ONCE, _RUNNING)
@@ -110,7 +111,7 @@ class Taker:
 
     def _leaf(self, call: Call) -> Column:
         if call not in self._leaves:
-            value = AGGREGATES[call.op](self, call)
+            value = AGGREGATES.get(call.op, _custom)(self, call)
             self._leaves[call] = name = f"__value{len(self._leaves)}"
             self.values[name] = value
         return Column(self._leaves[call])
@@ -161,6 +162,18 @@ def _dense(node: Node) -> tuple[Node | None, Node | None]:
         return (replace(node, inputs=tuple(inputs)) if wheres else node), (wheres[0] if wheres else None)
     both = wheres[0] if len(wheres) == 1 else parse(build(wheres[0]) & build(wheres[1]))
     return inputs[0], both
+
+
+def _is_aggregate(node: Node) -> bool:
+    return isinstance(node, Call) and (node.op in AGGREGATES or custom_payload(node) is not None)
+
+
+def _custom(taker: Taker, call: Call) -> pl.Expr:
+    taker.refuse_weights(call)
+    payload = custom_payload(call)
+    assert payload is not None
+    accumulator, nothing = custom(payload, [taker.operand(replace(call, inputs=(each,))) for each in call.inputs[1:]])
+    return accumulator.value(taker.add(accumulator), nothing)
 
 
 def _length(taker: Taker, call: Call) -> pl.Expr:

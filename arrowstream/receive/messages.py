@@ -11,7 +11,7 @@ from arrowstream.ids import SourceId, UnitId, WorkerId
 
 class StartReceiver(msgspec.Struct, frozen=True, tag=True):
     """Read this split after the position `resume`; the first block gets the number `next_block`. Where `bounded`, what
-    the source has now, and then end."""
+    the source has now, and then end. Where others wait for it (`first`), it does not wait for room that theirs take."""
 
     unit: UnitId
     source: SourceId
@@ -19,6 +19,7 @@ class StartReceiver(msgspec.Struct, frozen=True, tag=True):
     resume: Any
     next_block: int
     bounded: bool
+    first: bool = False
 
 
 class SealBlocks(msgspec.Struct, frozen=True, tag=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from arrowstream.blocks.master import SplitPosition
 from arrowstream.blocks.placement import least_loaded
@@ -15,7 +15,8 @@ Split = tuple[SourceId, str]
 class ReceiverSupervisor:
     """Keeps every split that has not ended with one receiver; does no I/O.
 
-    Unassigned -> (`assign`) -> Running on a worker -> (`ended`) -> Ended, or (`lost`) -> Running on another.
+    Unassigned -> (`assign`) -> Running on a worker -> (`ended`) -> Ended, or (`lost`) -> Running on another. Splits of
+    the sources `first` are read to their end as of now, since others wait for that.
     """
 
     def __init__(
@@ -25,21 +26,30 @@ class ReceiverSupervisor:
         position: Callable[[SourceId, str], SplitPosition],
         *,
         bounded: bool,
+        first: Collection[SourceId] = (),
     ):
-        self._unit, self._position, self._bounded = unit, position, bounded
+        self._unit, self._position, self._bounded, self._first = unit, position, bounded, first
         self._worker: dict[Split, WorkerId | None] = dict.fromkeys(splits)
         self._ended: dict[Split, WorkerId] = {}
 
-    def assign(self, workers: Sequence[WorkerId]) -> list[tuple[WorkerId, StartReceiver]]:
-        """Give each split that nobody reads to the worker with the fewest, from where its blocks end."""
+    def assign(
+        self, workers: Sequence[WorkerId], waiting: Collection[SourceId] = ()
+    ) -> list[tuple[WorkerId, StartReceiver]]:
+        """Give each split that nobody reads to the worker with the fewest, from where its blocks end; but for those of
+        sources that are `waiting`."""
         orders = []
         for split, worker in self._worker.items():
-            if worker is None:
+            if worker is None and split[0] not in waiting:
                 chosen = least_loaded(workers, [busy for busy in self._worker.values() if busy is not None])
                 self._worker[split] = chosen
-                where = self._position(*split)
+                where, first = self._position(*split), split[0] in self._first
                 orders.append(
-                    (chosen, StartReceiver(self._unit, *split, where.offset, where.next_block, self._bounded))
+                    (
+                        chosen,
+                        StartReceiver(
+                            self._unit, *split, where.offset, where.next_block, self._bounded or first, first
+                        ),
+                    )
                 )
         return orders
 

@@ -25,6 +25,7 @@ from arrowstream.schedule.messages import (
     TaskFailed,
     TaskId,
 )
+from arrowstream.schedule.turns import Turns
 from arrowstream.schedule.watermarks import SplitTime, Standing, WatermarkTracker
 from arrowstream.settings import BatchSettings
 
@@ -62,12 +63,13 @@ class BatchScheduler:
         blocks: BlockMaster,
         max_rows_of: Mapping[SourceId, int] | None = None,
         times: WatermarkTracker | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._unit, self._stages, self._stateful = unit, stages, stateful
         self._workers = sorted(workers)
         self._replication = replication
         self._settings, self._blocks, self._max_rows_of = settings, blocks, max_rows_of
-        self._times = times
+        self._times, self._turns = times, turns
         self._after: list[int] = []
         self.placement: list[WorkerId] = list(self._workers)
         self._replicas: list[WorkerId | None] = [self._replica_of(worker) for worker in self.placement]
@@ -95,12 +97,17 @@ class BatchScheduler:
 
     def ready(self, now: float) -> bool:
         """Whether there is something for a batch: blocks wait, or time would move on without any."""
-        if self._blocks.waiting:
+        if self._blocks.waiting and self._blocks.waiting_splits - self._out_of_turn():
             return True
         return self._times is not None and self._times.due(now, ())
 
+    def _out_of_turn(self) -> set[tuple[SourceId, str]]:
+        return self._turns.held(self._blocks.waiting_splits) if self._turns is not None else set()
+
     def split_ended(self, source: SourceId, split: str) -> None:
         """After what still waits of this split, nothing comes."""
+        if self._turns is not None:
+            self._turns.end(source, split)
         if self._times is not None:
             self._times.end(source, split)
 
@@ -135,7 +142,8 @@ class BatchScheduler:
             self._due = due + interval if now < due + interval else now + interval
         if not self.ready(now):
             return []
-        held = self._times.held(self._blocks.waiting_splits) if self._times else ()
+        held = self._out_of_turn()
+        held |= self._times.held(self._blocks.waiting_splits - held) if self._times else set()
         taken = self._blocks.allot(self._settings.rows, self._settings.bytes, self._max_rows_of, held)
         standing = self._times.stand(now, taken, self._blocks.waiting_splits) if self._times else Standing()
         self._batch = Batch(self._next_id, now, taken, standing)

@@ -12,6 +12,7 @@ import msgspec
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.ids import SourceId
 from arrowstream.plan.eventtime import BEGINNING, FOREVER
+from arrowstream.plan.handover import floors
 from arrowstream.plan.nodes import Watermark
 from arrowstream.plan.unit import Unit, sources_below, watermarks
 
@@ -57,13 +58,15 @@ class WatermarkTracker:
 
     For each batch: `stand` as it is allotted, `after` once its rows were seen, `commit` when it is through. The
     watermark of a split is the highest time seen, less the delay; the least of those that neither have ended nor
-    are idle rules; where all that are left are idle, the highest. A watermark never goes back.
+    are idle rules; where all that are left are idle, the highest. A watermark never goes back. A live split that
+    follows a history stands at the time of the handover from the start.
     """
 
     def __init__(self, unit: Unit) -> None:
         self._marks: Sequence[Watermark] = watermarks(unit)
         self._below = [sources_below(unit, mark) for mark in self._marks]
         self._of: list[dict[Split, _Progress]] = [{} for _ in self._marks]
+        self._floors = floors(unit)
         self._now = [BEGINNING] * len(self._marks)
         self._ended: set[Split] = set()
         self._settled: frozenset[Split] = frozenset()
@@ -178,7 +181,8 @@ class WatermarkTracker:
             reached = {}
             for split, at in of.items():
                 highest = max((t for t in (at.highest, seen.get((number, split))) if t is not None), default=None)
-                reached[split] = BEGINNING if highest is None else highest - mark.delay
+                floor = self._floors[number].get(split[0], BEGINNING)
+                reached[split] = floor if highest is None else max(floor, highest - mark.delay)
             ruling = [ticks for split, ticks in reached.items() if split not in ended and split not in idle]
             if ruling:
                 new = min(ruling)

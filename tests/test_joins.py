@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Any
 
 import polars as pl
@@ -91,16 +92,20 @@ def bounded(a: pl.DataFrame, b: pl.DataFrame, how: str, seconds: int) -> pl.Data
     return pl.concat(found)
 
 
-def less(rows: pl.DataFrame, letters: list[pa.Table], source: str) -> pl.DataFrame:
-    """The rows that did not come too late; `v` names a row here."""
+def less(rows: pl.DataFrame, letters: list[pa.Table], source: str, by: str = "v") -> pl.DataFrame:
+    """The rows that did not come too late; `by` names a row here."""
     late = [
-        value
+        json.loads(raw)[by]
         for table in letters
         for raw, where in zip(table["raw"].to_pylist(), table["source"].to_pylist(), strict=True)
         if where == source
-        for value in [pl.Series([raw.decode()]).str.json_decode(pl.Struct({"v": pl.Int64})).struct.field("v")[0]]
     ]
-    return rows.filter(~pl.col("v").is_in(late))
+    named = (
+        pl.Series(late, dtype=pl.String).str.to_datetime(time_unit="us")
+        if by == "t"
+        else pl.Series(late, dtype=pl.Int64)
+    )
+    return rows.filter(~pl.col(by).is_in(named.implode()))
 
 
 @pytest.mark.parametrize("how", ["inner", "left", "semi", "anti"])
@@ -110,11 +115,42 @@ def test_a_join_within_a_distance_comes_once_and_final(how: Any, left: Any, righ
     one, two = streams(delay)
     joined = one.join(two, on="k", how=how, within="5s")
     assert isinstance(joined.kind, Append)
-    numbered = [[(k, t, n) for n, (k, t, _) in enumerate(side)] for side in (left, right)]
-    a, b = frame(numbered[0]), frame(numbered[1])
+    # Each row has a time of its own: of the right a semi join reads nothing else.
+    a, b = (
+        frame(side).with_columns(pl.col("t") + pl.duration(microseconds=pl.int_range(pl.len())))
+        for side in (left, right)
+    )
     letters: list[pa.Table] = []
     found = run_pieces(joined._node, pieces(a, b, cuts), letters=letters)
-    assert_same(found, bounded(less(a, letters, "left"), less(b, letters, "right"), how, 5))
+    assert_same(found, bounded(less(a, letters, "left", "t"), less(b, letters, "right", "t"), how, 5))
+
+
+@pytest.mark.parametrize("how", HOWS)
+@given(
+    left=rows,
+    right=rows,
+    cuts=shares,
+    read=st.sets(st.sampled_from(["k", "t", "v", "t_right", "v_right", "x"])),
+    totals=st.booleans(),
+    within=st.booleans(),
+)
+@settings(max_examples=40)
+def test_a_join_of_which_some_columns_are_read(
+    how: Any, left: Any, right: Any, cuts: Any, read: set[str], totals: bool, within: bool
+) -> None:
+    one, two = streams("60s" if within else None)
+    if totals and not within:
+        one = one.group_by("k", "t").agg(pl.col("v").sum())
+    a, b = frame(left), frame(right)
+    limit: dict[str, Any] = {"within": "100s"} if within and how not in ("right", "full") else {}
+    joined = one.join(two.with_columns(x="v"), on="k", how=how, **limit)
+    wanted = (a.group_by("k", "t").agg(pl.col("v").sum()) if totals and not within else a).join(
+        b.with_columns(x="v"), on="k", how=how
+    )
+    columns = [name for name in wanted.columns if name in read]
+    picked = joined.select(columns) if columns else joined.agg(pl.len())
+    found = run_pieces(picked._node, pieces(a, b, cuts))
+    assert_same(found, wanted.select(columns) if columns else wanted.select(pl.len().cast(pl.Int64)))
 
 
 @given(left=rows, right=rows, cuts=shares)

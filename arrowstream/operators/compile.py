@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatch
+from typing import Final
 
 import polars as pl
 
@@ -47,7 +48,7 @@ from arrowstream.plan.eventtime import EventTime
 from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.kinds import needs_removed
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Step, Union, Watermark
-from arrowstream.plan.prune import required, rows_read
+from arrowstream.plan.prune import reads_of_join, required, rows_read, shown_of_join
 from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
@@ -55,6 +56,8 @@ from arrowstream.plan.statenames import state_keys
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
+
+_LENIENT: Final = {"strict": False}
 
 
 @dataclass(slots=True)
@@ -164,7 +167,9 @@ def _(node: Watermark, to: _Builder) -> int:
 
 @_compile.register
 def _(node: Rows, to: _Builder) -> int:
-    work = Transform(partial(RowsOperator, node.steps), anytime=True)
+    # What nobody reads need not be there to be dropped.
+    steps = tuple(replace(each, kwargs=_LENIENT) if each.method == "drop" else each for each in node.steps)
+    work = Transform(partial(RowsOperator, steps), anytime=True)
     return to.add(work, *_inputs(node, to), shared=_shared(node, to))
 
 
@@ -283,11 +288,17 @@ def _(node: Join, to: _Builder) -> int:
     # Rows are late where the watermark that they are behind has let rows of the other side go.
     bounds = (node.left_bounds, node.right_bounds)
     judges = [to.judge(side, node) if other else None for side, other in zip(node.inputs, bounds[::-1], strict=True)]
-    before = tuple(
-        to.add(Partial(RowsPartial(side.schema.names(), weights, judge), keys), to.made[side])
-        for side, keys, weights, judge in zip(node.inputs, (node.left_on, node.right_on), weighted, judges, strict=True)
+    left, right = (
+        pl.Schema({name: dtype for name, dtype in side.schema.items() if name in names})
+        for side, names in zip(node.inputs, reads_of_join(node, to.needs[node]), strict=True)
     )
-    pairing = Pairing.of(node)
+    before = tuple(
+        to.add(Partial(RowsPartial(list(read), weights, judge), keys), to.made[side])
+        for side, read, keys, weights, judge in zip(
+            node.inputs, (left, right), (node.left_on, node.right_on), weighted, judges, strict=True
+        )
+    )
+    pairing = Pairing.of(node, left, right, shown_of_join(node, to.needs[node]))
     if node.bounded:
         marks = [None if side.time is None else to.time(side) for side in node.inputs]
         make: Callable[[], StatefulOperator] = partial(BoundedJoin, pairing, bounds, marks)

@@ -47,9 +47,14 @@ def first_ranked(rows: pl.DataFrame, groups: Sequence[str], by: Sequence[str], d
     """The first of each group of the ranking. Where the groups' numbers lie close together nothing is sorted."""
     group, keys = _words(rows, groups, by, descending)
     height = len(group)
-    low, high = (int(group.min()), int(group.max())) if height else (0, 0)
-    if high - low > _SPARSE * height or not height:
-        return _sorted(group, keys).head(1)
+    if not height:
+        return _sorted(group, keys)
+    low, high = int(group.min()), int(group.max())
+    if high - low > _SPARSE * height:
+        telling = _telling(rows, groups)
+        if telling is None:
+            return _sorted(group, keys).head(1)
+        group, low, high = telling, int(telling.min()), int(telling.max())
     group = group - low
     left = np.arange(height)
     for codes in keys:
@@ -143,6 +148,25 @@ def _whole(keys: pl.Series) -> Ints | None:
     if keys.null_count() or not (keys.dtype.is_integer() or keys.dtype.is_temporal()):
         return None
     return None if keys.dtype in (pl.UInt64, pl.Int128, pl.UInt128) else keys.to_physical().to_numpy().astype(np.int64)
+
+
+def _telling(rows: pl.DataFrame, groups: Sequence[str]) -> Ints | None:
+    """The key, of several, that tells all others, as an auction tells its seller, if its numbers lie close together."""
+    columns = [_whole(rows[name]) for name in groups]
+    for place, numbers in enumerate(columns):
+        if numbers is None or int(numbers.max()) - int(numbers.min()) > _SPARSE * len(numbers):
+            continue
+        at = numbers - numbers.min()
+        told = np.empty(int(at.max()) + 1, np.int64)
+        for other in columns[:place] + columns[place + 1 :]:
+            if other is None:
+                break
+            told[at] = other
+            if (told[at] != other).any():
+                break
+        else:
+            return numbers
+    return None
 
 
 def _numbered(rows: pl.DataFrame, groups: Sequence[str]) -> Ints:

@@ -30,7 +30,8 @@ class Pairing:
     output: pl.Schema
 
     @classmethod
-    def of(cls, node: Join) -> Pairing:
+    def of(cls, node: Join, left: pl.Schema, right: pl.Schema, output: pl.Schema) -> Pairing:
+        """How a join does it, with those columns of its sides and of its result that somebody reads."""
         return cls(
             node.left_on,
             node.right_on,
@@ -39,9 +40,9 @@ class Pairing:
             node.nulls_equal,
             node.coalesce,
             node.where,
-            node.left.schema,
-            node.right.schema,
-            node.schema,
+            left,
+            right,
+            output,
         )
 
     def pairs(self, left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
@@ -61,14 +62,19 @@ class Pairing:
 
     @property
     def reads(self) -> tuple[list[str], list[str]]:
-        """The columns of the left, and of the right, that pairs need: for the output and for the conditions."""
+        """The columns of the left, and of the right, that pairs need: for the output and for the conditions.
+
+        One each at least, since a frame without columns has no rows.
+        """
         names = pair_names(self.left, self.right, self.suffix)
         asked = {name for each in self.where for name in each.meta.root_names()}
         if self.how == "right":
             return list(self.left), list(self.right)
         if self.how not in ("semi", "anti"):
             asked |= set(self.output)
-        return [name for name in self.left if name in asked], [own for own, name in names.items() if name in asked]
+        lefts = [name for name in self.left if name in asked]
+        rights = [own for own, name in names.items() if name in asked]
+        return lefts or self.left.names()[:1], rights or self.right.names()[:1]
 
     def renamed_right(self) -> dict[str, str]:
         """What the right's columns are called in a pair."""

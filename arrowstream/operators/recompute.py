@@ -47,14 +47,17 @@ class RecomputeGroups:
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = gathered(inputs[0], ROWS_FRAME)
         first = not self._keys and not len(self._shown)
-        if self._weighted:
+        weighted = self._weighted
+        if weighted and (new[WEIGHT] == 1).all():
+            new, weighted = new.drop(WEIGHT), False
+        if weighted:
             new = consolidated(new)
         if not new.height and not first:
             self._forget(moment)
             return self.nothing()
         touched = new.select(self._keys).unique() if self._keys else new.select([])
         before = self._rows.of(touched)
-        if self._weighted:
+        if weighted:
             each = signed(new)
             assert each.removed is not None
             self._rows.remove(each.removed.collect())

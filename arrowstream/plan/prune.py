@@ -9,6 +9,7 @@ import polars as pl
 
 from arrowstream.plan.aggregates import Decomposition
 from arrowstream.plan.expressions import Opaque, Selector, as_expressions, columns, expand, parse, walk
+from arrowstream.plan.joins import Join, pair_names
 from arrowstream.plan.nodes import Aggregate, Node, Output, Rows, Step, Watermark
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
@@ -26,8 +27,9 @@ def required(outputs: Sequence[Output]) -> Mapping[Node, frozenset[str]]:
     needs: dict[Node, set[str]] = {}
     for node in reversed(topological(outputs)):
         own = frozenset(node.schema) if isinstance(node, Output) else frozenset(needs.get(node, ()))
-        for child in node.inputs:
-            needs.setdefault(child, set()).update(_reads(node, own) & set(child.schema))
+        each = reads_of_join(node, own) if isinstance(node, Join) else [_reads(node, own)] * len(node.inputs)
+        for child, names in zip(node.inputs, each, strict=True):
+            needs.setdefault(child, set()).update(names & set(child.schema))
     return {node: frozenset(names) for node, names in needs.items()}
 
 
@@ -36,6 +38,31 @@ def rows_read(node: Node) -> pl.Schema:
     (child,) = node.inputs
     read = _reads(node, frozenset(node.schema))
     return pl.Schema({name: dtype for name, dtype in child.schema.items() if name in read})
+
+
+def shown_of_join(node: Join, own: frozenset[str]) -> pl.Schema:
+    """The columns that a join has to give when these are read; one at least, so that there are rows to count."""
+    if node.how in ("right", "full"):
+        return node.schema
+    own = own or frozenset([next(iter(node.schema))])
+    return pl.Schema({name: dtype for name, dtype in node.schema.items() if name in own})
+
+
+def reads_of_join(node: Join, own: frozenset[str]) -> tuple[set[str], set[str]]:
+    """What a join reads of its left and of its right, when these of its columns are read."""
+    left, right = node.left, node.right
+    if node.how in ("right", "full"):
+        return set(left.schema), set(right.schema)
+    asked = {*shown_of_join(node, own), *(name for each in node.where for name in each.meta.root_names())}
+    pair = pair_names(left.schema, right.schema, node.suffix)
+    lefts = asked & set(left.schema) | set(node.left_on)
+    rights = {name for name, shown in pair.items() if shown in asked} | set(node.right_on)
+    if node.bounded:
+        for side, bounds, names in ((left, node.left_bounds, lefts), (right, node.right_bounds, rights)):
+            names |= {name for each in bounds for name in each.alive.meta.root_names()} & set(side.schema)
+            names |= set() if side.time is None else {side.time.column}
+    # A column of the right has its suffix because the left has one of its name.
+    return lefts | rights & set(left.schema), rights
 
 
 def _reads(node: Node, own: frozenset[str]) -> set[str]:
@@ -86,6 +113,8 @@ def _before(step: Step, schema: pl.Schema, needed: set[str]) -> set[str]:
         return (needed - made) | _roots(_all(step), schema)
     if method in _PREDICATES:
         return needed | _roots(as_expressions(list(step.args), {}), schema) | set(step.kwargs)
+    if method == "drop":
+        return needed
     if method == "rename" and isinstance(mapping := (step.args or (None,))[0], Mapping):
         back = {new: old for old, new in mapping.items()}
         return {back.get(name, name) for name in needed} | set(mapping)

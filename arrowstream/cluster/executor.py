@@ -273,7 +273,7 @@ class Executor:
                 order.blocks,
                 self._load,
                 lambda step, name: self._fetch_parts(run, order, step, name),
-                Moment(task.batch, order.time, order.before, order.after),
+                Moment(task.batch, order.time, order.before, order.after, order.tables),
             )
             parts = run.parts.setdefault(task.partition, {})
             for (step, name, to), frame in result.parts.items():

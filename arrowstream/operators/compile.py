@@ -48,7 +48,7 @@ from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
 from arrowstream.plan.statenames import state_keys
-from arrowstream.plan.tables import TableJoin
+from arrowstream.plan.tables import TableJoin, refreshed_tables
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
 from arrowstream.plan.windows import Numbered, Rolling, WindowAggregate
 
@@ -301,7 +301,8 @@ def _(node: AsofJoin, to: _Builder) -> int:
 
 @_compile.register
 def _(node: TableJoin, to: _Builder) -> int:
-    make = partial(TableJoinOperator, node)
+    tables = refreshed_tables(to.unit)
+    make = partial(TableJoinOperator, node, tables.index(node.table) if node.table in tables else None)
     return to.add(Transform(make), *_inputs(node, to), shared=_shared(node, to))
 
 

@@ -99,12 +99,12 @@ class BatchScheduler:
 
     def ready(self, now: float) -> bool:
         """Whether there is something for a batch: blocks wait, or time would move on without any."""
-        if self._blocks.waiting and self._blocks.waiting_splits - self._out_of_turn():
+        if self._blocks.waiting and (not self._turns or self._blocks.waiting_splits - self._out_of_turn()):
             return True
         return self._times is not None and self._times.due(now, ())
 
     def _out_of_turn(self) -> set[tuple[SourceId, str]]:
-        return self._turns.held(self._blocks.waiting_splits) if self._turns is not None else set()
+        return self._turns.held(self._blocks.waiting_splits) if self._turns else set()
 
     def split_ended(self, source: SourceId, split: str) -> None:
         """After what still waits of this split, nothing comes."""

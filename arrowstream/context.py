@@ -27,6 +27,7 @@ from arrowstream.connectors.view import TableView
 from arrowstream.errors import ArrowStreamError, ContextError, PlanError
 from arrowstream.ids import UnitId
 from arrowstream.plan.nodes import Aggregate, Node, Output, SourceNode
+from arrowstream.plan.tables import Table, refreshed_tables
 from arrowstream.plan.unit import topological, units
 from arrowstream.read import ReadFrom
 from arrowstream.schedule.deadletters import DEAD_LETTERS, DeadLetters
@@ -222,6 +223,19 @@ class StreamingContext:
             if all(driver.wait(0) for driver in self._drivers):
                 self._close()
         self._raise_failure()
+
+    def refresh(self, table: Table) -> None:
+        """Read a table of `arrowstream.table(..., refresh=)` again, for all batches that are allotted from now on.
+
+        From any thread, also from a `foreach_batch`, and at once. Raises `ContextError` before `start`, `PlanError` for
+        a table that no join reads again.
+        """
+        self._must_be_started("refresh")
+        drivers = [driver for driver in self._drivers if table in refreshed_tables(driver.unit)]
+        if not drivers:
+            raise PlanError(f"refresh: no join of this context reads {table} again; make it with table(..., refresh=)")
+        for driver in drivers:
+            driver.refresh(table)
 
     # --- what has come out
 

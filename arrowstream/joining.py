@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
@@ -45,9 +46,14 @@ def table(
 
     `source` is a DataFrame, a LazyFrame, a path of Parquet files or a function that gives a DataFrame; or `query` is
     SQL, over the file `duckdb` or over what DuckDB can read by name. With `refresh="10m"` it is read again when it is
-    that old; rows that came before keep the matches they had. Raises `PlanError` where it cannot be read.
+    that old, by the times of the batches; with `refresh="asked"` when `ctx.refresh(table)` says so, for example in a
+    `foreach_batch` that has changed it. Rows that came before keep the matches they had. When to read is in the batch,
+    so all workers do, and a replay does, at the same batches. Raises `PlanError` where it cannot be read.
     """
-    seconds = None if refresh is None else duration_ticks(refresh, pl.Datetime("us"), "table: refresh") / 1_000_000
+    seconds = None
+    if refresh is not None:
+        asked = refresh == "asked"
+        seconds = inf if asked else duration_ticks(refresh, pl.Datetime("us"), "table: refresh") / 1_000_000
     if (source is None) == (query is None):
         raise PlanError("table: give a source (a frame, a path, a function), or a query=")
     read: Callable[[], pl.DataFrame]

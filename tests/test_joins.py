@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -17,6 +18,8 @@ import arrowstream as ars
 from arrowstream.check import run_pieces
 from arrowstream.connectors.changes import Append
 from arrowstream.frame import StreamFrame
+from arrowstream.schedule.batch import Batch
+from arrowstream.schedule.logs import MemoryLog
 from arrowstream.testing.clock import ManualClock
 
 DAY = dt.datetime(2026, 1, 1)
@@ -291,6 +294,65 @@ def test_a_table_is_read_again_when_it_is_old() -> None:
             rows.source.send(frame([(1, 0, 0)]))
             ctx.process_all_available()
         assert ctx.sql("SELECT name FROM named").pl()["name"].to_list() == ["one", "one", "two"]
+
+
+class Shelf:
+    """A table in a file, which other programs change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self) -> pl.DataFrame:
+        return pl.DataFrame({"k": [1], "name": [self.path.read_text()]})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_table_is_read_again_when_asked(tmp_path: Path, workers: int) -> None:
+    """A price list is changed now and then, and whoever changes it says so: no row after that sees the old one,
+    on whichever worker."""
+    shelf = Shelf(tmp_path / "name")
+    shelf.path.write_text("one")
+    names = ars.table(shelf, refresh="asked")
+    ctx = ars.StreamingContext("20ms", workers=workers)
+    rows = ctx.read.memory(SCHEMA, name="left")
+    named = rows.join(names, on="k")
+    assert "read again when asked" in named.explain()
+    named.write.memory("named")
+    with ctx:
+        ctx.start()
+        for number in range(3):
+            if number == 1:
+                shelf.path.write_text("two")
+                ctx.process_all_available(timeout=60)
+                ctx.refresh(names)
+            rows.source.send(frame([(1, number, 0)]))
+            ctx.process_all_available(timeout=60)
+        assert [name for (name,) in ctx.sql("SELECT name FROM named ORDER BY t").fetchall()] == ["one", "two", "two"]
+        with pytest.raises(ars.ArrowStreamError, match="reads DataFrame of 1 rows again"):
+            ctx.refresh(ars.table(pl.DataFrame({"k": [1]})))
+
+
+def test_when_a_table_was_read_is_in_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a replay of the log, or a worker that takes a partition over, decides the same."""
+    log: list[Batch] = []
+    monkeypatch.setattr(MemoryLog, "allotted", lambda self, batch: log.append(batch))
+    clock = ManualClock()
+    ctx = ars.StreamingContext(clock=clock)
+    rows = ctx.read.memory(SCHEMA, name="left")
+    old = ars.table(lambda: pl.DataFrame({"k": [1]}), refresh="10s")
+    asked = ars.table(lambda: pl.DataFrame({"k": [1]}), refresh="asked")
+    rows.join(old, on="k").join(asked, on="k").join(pl.DataFrame({"k": [1]}), on="k").write.memory("out")
+    with ctx:
+        ctx.start()
+        for seconds in (0, 5, 6, 1):
+            clock.advance(seconds)
+            if seconds == 1:
+                ctx.refresh(asked)
+            rows.source.send(frame([(1, 0, 0)]))
+            ctx.process_all_available()
+    start = log[0].time
+    assert [[version - start for version in batch.tables] for batch in log] == [[0, 0], [0, 0], [11, 0], [11, 12]]
+    assert [batch.time - start for batch in log] == [0, 5, 11, 12]
 
 
 def test_what_has_no_end_or_no_key_is_refused_with_the_cure() -> None:

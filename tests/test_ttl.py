@@ -172,6 +172,13 @@ def test_what_is_needed_is_said() -> None:
             frame()
 
 
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_check_minds_all_but_the_time_to_live(form: str) -> None:
+    """Which keys are gone when depends on the batches, by the user's choice; `check` looks for other mistakes."""
+    rows = pl.DataFrame({"k": [0.0, 1.0, 0.0, 0.0], "v": [1, 2, 3, 4], "t": [0, 50, 60, 61]}, schema=SCHEMA)
+    FORMS[form](timed(), TTL).check(rows)
+
+
 def test_explain_says_when_keys_go() -> None:
     text = timed().group_by("k", ttl=TTL).agg(pl.len()).explain()
     assert "let go after 10 without rows" in text

@@ -35,6 +35,7 @@ from arrowstream.ids import SourceId, WorkerId
 from arrowstream.operators.compile import compile_unit
 from arrowstream.plan.explain import unbounded
 from arrowstream.plan.nodes import Node
+from arrowstream.plan.tables import Table
 from arrowstream.plan.unit import Unit, topological
 from arrowstream.receive.messages import (
     AcknowledgeRows,
@@ -62,6 +63,7 @@ from arrowstream.schedule.messages import (
 from arrowstream.schedule.progress import BatchReport, Progress
 from arrowstream.schedule.scheduler import BatchScheduler, Instruction
 from arrowstream.schedule.turns import Turns
+from arrowstream.schedule.versions import TableVersions
 from arrowstream.schedule.watermarks import WatermarkTracker
 from arrowstream.settings import Settings
 
@@ -97,7 +99,14 @@ class _Show:
     failed: str = ""
 
 
-_Event: TypeAlias = ClusterEvent | _Stop | _Flush | _Show
+@dataclass(frozen=True, eq=False, slots=True)
+class _Refresh:
+    """The next batch is to read a table again."""
+
+    table: Table
+
+
+_Event: TypeAlias = ClusterEvent | _Stop | _Flush | _Show | _Refresh
 
 
 class UnitDriver:
@@ -130,7 +139,7 @@ class UnitDriver:
         self._blocks = BlockMaster(unit.id, settings.cluster.replication)
         self._workers = list(cluster.workers)
         program = self._program = compile_unit(unit)
-        self._times, self._turns = WatermarkTracker(unit), Turns(unit)
+        self._times, self._turns, self._tables = WatermarkTracker(unit), Turns(unit), TableVersions(unit)
         self._scheduler = BatchScheduler(
             unit.id,
             program.stages,
@@ -142,6 +151,7 @@ class UnitDriver:
             {source: limit for source, node in unit.sources if (limit := batch_limit(node.source)) is not None},
             self._times,
             self._turns,
+            self._tables,
         )
         self._names = {source: node.name for source, node in unit.sources}
         self._sources = {source: node.source for source, node in unit.sources}
@@ -231,6 +241,10 @@ class UnitDriver:
         if show.ended:
             raise ContextError("the run has ended, and its state with it: ask while it runs")
         return show.found
+
+    def refresh(self, table: Table) -> None:
+        """Have the next batch that is allotted read a table again; from any thread."""
+        self._inbox.put(_Refresh(table))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; whether it has."""
@@ -346,6 +360,8 @@ class UnitDriver:
                 self._seal(event)
             case _Show():
                 self._shows.append(event)
+            case _Refresh(table):
+                self._tables.ask(table)
 
     def _ask_for_state(self) -> None:
         """Between two batches the state is that of the last; a worker answers before it runs the next."""

@@ -282,7 +282,7 @@ class Executor:
                 order.blocks,
                 self._load,
                 lambda step, name: self._fetch_parts(run, order, step, name),
-                Moment(task.batch, order.time, order.before, order.after),
+                Moment(task.batch, order.time, order.before, order.after, order.tables),
                 None if run.ahead is None else run.ahead.take,
             )
             parts = run.parts.setdefault(task.partition, {})

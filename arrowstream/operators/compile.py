@@ -53,7 +53,7 @@ from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
 from arrowstream.plan.statenames import state_keys
-from arrowstream.plan.tables import TableJoin
+from arrowstream.plan.tables import TableJoin, refreshed_tables
 from arrowstream.plan.unit import Unit, consumers, topological, watermarks
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
 
@@ -322,7 +322,9 @@ def _(node: AsofJoin, to: _Builder) -> int:
 
 @_compile.register
 def _(node: TableJoin, to: _Builder) -> int:
-    work = Transform(partial(TableJoinOperator, node), anytime=node.table.refresh is None)
+    tables = refreshed_tables(to.unit)
+    number = tables.index(node.table) if node.table in tables else None
+    work = Transform(partial(TableJoinOperator, node, number), anytime=number is None)
     return to.add(work, *_inputs(node, to), shared=_shared(node, to))
 
 

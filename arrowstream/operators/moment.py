@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -42,20 +42,22 @@ class Moment:
     """One task's view of a batch: its number, the clock at its allotment, the watermarks at its begin and its end.
 
     `now` is in seconds since the epoch. Watermarks are in ticks (see `plan.eventtime`), BEGINNING before any row and
-    FOREVER once all inputs have ended. In stage 0 the end is not known yet and reads as the begin.
+    FOREVER once all inputs have ended. In stage 0 the end is not known yet and reads as the begin. `tables` are the
+    versions of tables that are read again.
     """
 
     batch: int = 0
     now: float = 0.0
     before: Sequence[int] = ()
     after: Sequence[int] = ()
+    tables: Sequence[float] = ()
     source: str = ""
     split: str = ""
     turned_away: list[Late] = field(default_factory=list)
 
     def again(self) -> Moment:
         """The same moment, with nothing turned away yet."""
-        return Moment(self.batch, self.now, self.before, self.after)
+        return replace(self, turned_away=[])
 
     def start(self, mark: Mark) -> int:
         """The watermark when the batch began: what has closed by it is closed."""

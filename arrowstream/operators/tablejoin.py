@@ -12,23 +12,24 @@ from arrowstream.plan.tables import TableJoin
 
 
 class TableJoinOperator:
-    """The table is read when the first rows come, and again when it is older than it may be.
+    """The table is read when the first rows come, and again when the batch has another version of it.
 
-    Its age goes by the clock of the batches, so that all tasks of a batch decide the same, also a second time; what
-    is read is what is there at that time.
+    The version is in the batch, so that all tasks decide the same, also a second time; what is read is what is there
+    at that time. `number` is that of the table among those that are read again.
     """
 
-    def __init__(self, node: TableJoin) -> None:
-        self._node = node
+    def __init__(self, node: TableJoin, number: int | None) -> None:
+        self._node, self._number = node, number
         self._table: pl.LazyFrame | None = None
-        self._read_at = 0.0
+        self._version = 0.0
 
     def process(self, inputs: Sequence[Changes], moment: Moment) -> Changes:
-        refresh = self._node.table.refresh
-        if self._table is None or (refresh is not None and moment.now - self._read_at >= refresh):
+        known = self._number is not None and self._number < len(moment.tables)
+        version = moment.tables[self._number] if known and self._number is not None else 0.0
+        if self._table is None or version != self._version:
             rows = self._node.table.read()
             schema = self._node.table.schema
             self._table = (rows if rows.schema == schema else rows.select(list(schema)).cast(dict(schema))).lazy()  # type: ignore[arg-type]
-            self._read_at = moment.now
+            self._version = version
         table = self._table
         return inputs[0].map(lambda rows: self._node.join(rows, table))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import polars as pl
 
 from arrowstream.errors import PlanError
 from arrowstream.plan.nodes import Node
+from arrowstream.plan.unit import Unit, topological
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows that are there as a whole: `read` gives them; `refresh` seconds later, by the clock of the batches, again.
+    """Rows that are there as a whole: `read` gives them; `refresh` seconds later, by the clock of the batches, again;
+    infinitely many, where that is only when somebody asks.
 
     Made by `arrowstream.table(...)`.
     """
@@ -26,7 +29,9 @@ class Table:
     refresh: float | None = None
 
     def __str__(self) -> str:
-        return self.text if self.refresh is None else f"{self.text}, read again every {self.refresh:g} s"
+        if self.refresh is None:
+            return self.text
+        return f"{self.text}, read again " + ("when asked" if self.refresh == inf else f"every {self.refresh:g} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,12 @@ class TableJoin(Node):
         if self.how == "cross":
             return rows.join(table, how="cross", **self.options)
         return rows.join(table, left_on=self.left_on, right_on=self.right_on, how=self.how, **self.options)  # type: ignore[arg-type]
+
+
+def refreshed_tables(unit: Unit) -> list[Table]:
+    """The tables of a unit that are read again; their place here is their number."""
+    tables = [node.table for node in topological(unit.outputs) if isinstance(node, TableJoin)]
+    return list(dict.fromkeys(table for table in tables if table.refresh is not None))
 
 
 def as_table(other: object) -> Table | None:

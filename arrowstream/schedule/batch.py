@@ -11,7 +11,8 @@ from arrowstream.schedule.watermarks import Standing
 class Batch(msgspec.Struct, frozen=True):
     """An allotted batch. Batches of a unit are numbered from 0.
 
-    `time` is the clock when it was allotted, and `standing` how event time stood: what a replay decides by.
+    `time` is the clock when it was allotted, and `standing` how event time stood: what a replay decides by;
+    so are `tables`, the versions of tables that are read again.
     `blocks` are in order of arrival: (source, split, position); the order is part of the batch, and breaks all ties.
     """
 
@@ -19,6 +20,7 @@ class Batch(msgspec.Struct, frozen=True):
     time: float
     blocks: list[BlockInfo]
     standing: Standing = Standing()
+    tables: list[float] = []
 
     @property
     def rows(self) -> int:

@@ -36,7 +36,8 @@ class TaskBlock(msgspec.Struct, frozen=True):
 class RunTask(msgspec.Struct, frozen=True, tag=True):
     """Run a task.
 
-    `time` is the batch's; `before` and `after` are the watermarks at its begin and end (not yet known in stage 0).
+    `time` is the batch's; `before` and `after` are the watermarks at its begin and end (not yet known in stage 0);
+    `tables` are the versions of tables.
     `placement` has the worker of each partition, for the exchange. State is first brought to the version
     `committed` (what a former attempt did is rolled back); changes are copied to `replicas` before it is done.
     """
@@ -49,6 +50,7 @@ class RunTask(msgspec.Struct, frozen=True, tag=True):
     time: float = 0.0
     before: list[int] = []
     after: list[int] = []
+    tables: list[float] = []
 
 
 class TaskStats(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ from arrowstream.schedule.messages import (
     TaskId,
 )
 from arrowstream.schedule.turns import Turns
+from arrowstream.schedule.versions import TableVersions
 from arrowstream.schedule.watermarks import SplitTime, Standing, WatermarkTracker
 from arrowstream.settings import BatchSettings
 
@@ -64,12 +65,13 @@ class BatchScheduler:
         max_rows_of: Mapping[SourceId, int] | None = None,
         times: WatermarkTracker | None = None,
         turns: Turns | None = None,
+        tables: TableVersions | None = None,
     ) -> None:
         self._unit, self._stages, self._stateful = unit, stages, stateful
         self._workers = sorted(workers)
         self._replication = replication
         self._settings, self._blocks, self._max_rows_of = settings, blocks, max_rows_of
-        self._times, self._turns = times, turns
+        self._times, self._turns, self._tables = times, turns, tables
         self._after: list[int] = []
         self.placement: list[WorkerId] = list(self._workers)
         self._replicas: list[WorkerId | None] = [self._replica_of(worker) for worker in self.placement]
@@ -97,12 +99,12 @@ class BatchScheduler:
 
     def ready(self, now: float) -> bool:
         """Whether there is something for a batch: blocks wait, or time would move on without any."""
-        if self._blocks.waiting and self._blocks.waiting_splits - self._out_of_turn():
+        if self._blocks.waiting and (not self._turns or self._blocks.waiting_splits - self._out_of_turn()):
             return True
         return self._times is not None and self._times.due(now, ())
 
     def _out_of_turn(self) -> set[tuple[SourceId, str]]:
-        return self._turns.held(self._blocks.waiting_splits) if self._turns is not None else set()
+        return self._turns.held(self._blocks.waiting_splits) if self._turns else set()
 
     def split_ended(self, source: SourceId, split: str) -> None:
         """After what still waits of this split, nothing comes."""
@@ -146,7 +148,8 @@ class BatchScheduler:
         held |= self._times.held(self._blocks.waiting_splits - held) if self._times else set()
         taken = self._blocks.allot(self._settings.rows, self._settings.bytes, self._max_rows_of, held)
         standing = self._times.stand(now, taken, self._blocks.waiting_splits) if self._times else Standing()
-        self._batch = Batch(self._next_id, now, taken, standing)
+        versions = self._tables.stand(now) if self._tables is not None else []
+        self._batch = Batch(self._next_id, now, taken, standing, versions)
         self._attempt = 0
         return [LogBatch(self._batch), *self._start_stage(0)]
 
@@ -289,6 +292,7 @@ class BatchScheduler:
                     self._batch.time,
                     self._batch.standing.before,
                     self._after,
+                    self._batch.tables,
                 ),
             )
             for partition, worker in enumerate(self.placement)

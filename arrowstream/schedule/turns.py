@@ -22,6 +22,10 @@ class Turns:
         self._turns = turns(unit)
         self._reading: set[Split] = set()
 
+    def __bool__(self) -> bool:
+        """Whether anybody may have to wait."""
+        return bool(self._turns)
+
     @property
     def first(self) -> set[SourceId]:
         """Sources that others wait for."""
@@ -46,7 +50,5 @@ class Turns:
 
     def held(self, blocks: Collection[Split]) -> set[Split]:
         """Those of the splits with blocks that have to wait."""
-        if not self._turns:
-            return set()
         waiting = self.waiting(blocks)
         return {split for split in blocks if split[0] in waiting}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 
@@ -68,6 +68,26 @@ def read_footer(path: str, format: str) -> Footer:
     return _read_footer(path, format, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
+@dataclass(frozen=True)
+class _Written:
+    """A Parquet file's schema as Arrow has it, with its metadata; which file does not matter."""
+
+    schema: pa.Schema
+    path: str = field(compare=False)
+
+    def __hash__(self) -> int:
+        return hash(self.schema)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Written) and self.schema.equals(other.schema, check_metadata=True)
+
+
+@lru_cache(maxsize=64)
+def _schema(written: _Written) -> pl.Schema:
+    """What Polars reads in files of this schema (0.15 ms), which is the same for most files of a directory."""
+    return scan_file(written.path, "parquet").collect_schema()
+
+
 @lru_cache(maxsize=1024)
 def _read_footer(path: str, format: str, *changes: int) -> Footer:
     magic = _MAGIC[format]
@@ -81,13 +101,14 @@ def _read_footer(path: str, format: str, *changes: int) -> Footer:
     if tail != magic or size <= 2 * len(magic):
         raise Unfinished(f"{path} has no footer: it is still being written, or was cut off")
     try:
-        schema = scan_file(path, format).collect_schema()
         if format == "parquet":
             metadata = pq.read_metadata(path)
+            schema = _schema(_Written(metadata.schema.to_arrow_schema(), path))
             groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
             ends = tuple(accumulate(group.num_rows for group in groups))
             ranges = tuple(_ranges(group, schema) for group in groups)
             return Footer(schema, ends, sum(group.total_byte_size for group in groups), ranges)
+        schema = scan_file(path, format).collect_schema()
         with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
             return Footer(schema, (reader.count_rows(),), size)
     except FileNotFoundError:

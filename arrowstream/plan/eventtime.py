@@ -94,6 +94,18 @@ def ticks(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return expr.cast(pl.Int64)
 
 
+def ticks_of(physical: int, dtype: pl.DataType) -> int:
+    """Ticks of one time of this type, given as Polars keeps it."""
+    match dtype:
+        case pl.Datetime(time_unit="ms"):
+            return physical * 1000
+        case pl.Datetime(time_unit="ns"):
+            return physical // 1000
+        case pl.Date():
+            return physical * DAY
+    return physical
+
+
 def lowest(dtype: pl.DataType) -> int:
     """Ticks below which no time of this type lies."""
     return int(pl.select(dtype.min()).item()) if dtype.is_integer() else BEGINNING  # type: ignore[attr-defined]

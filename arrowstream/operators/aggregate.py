@@ -28,7 +28,8 @@ class PartialAggregate:
     def frames(self) -> Sequence[str]:
         return [MAIN, *(pairs.accumulator for pairs in self._decomposition.pairs)]
 
-    def partial(self, changes: Changes, moment: Moment) -> Frames:
+    def partial(self, changes: Changes, moment: Moment, alike: Mapping[str, pl.Expr] | None = None) -> Frames:
+        """`alike` are values of keys that all rows, of which there are some, have in common."""
         plan, frame, weight = self._decomposition, changes.added, None
         if self._weighted:
             weight = WEIGHT
@@ -37,8 +38,8 @@ class PartialAggregate:
                 sides.append(changes.removed.with_columns(pl.lit(-1, pl.Int64).alias(WEIGHT)))
             frame = pl.concat(sides)
         if not plan.pairs:
-            return {MAIN: plan.partial(frame, weight).collect()}
-        frames = [plan.partial(frame, weight), *(pairs.partial(frame, weight) for pairs in plan.pairs)]
+            return {MAIN: plan.partial(frame, weight, alike).collect()}
+        frames = [plan.partial(frame, weight, alike), *(pairs.partial(frame, weight) for pairs in plan.pairs)]
         return dict(zip(self.frames, pl.collect_all(frames), strict=True))
 
 

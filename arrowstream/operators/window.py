@@ -24,6 +24,8 @@ from arrowstream.state.rows import ID, RowTable
 _MERGE_ROWS: Final = 1 << 15
 # With so many bins a window it pays to keep runs of bins put together.
 _MANY: Final = 16
+# So few windows are filtered out of the bins one by one.
+_FEW: Final = 8
 
 
 class WindowMerge(WindowShape):
@@ -38,11 +40,11 @@ class WindowMerge(WindowShape):
         assert node.decomposition is not None
         plan = node.decomposition
         super().__init__(node, mark, RowTable(pl.Schema({**plan.keys, **plan.accumulators})))
-        self._plan = plan
+        self._plan, self._at = plan, list(node.columns())
         self._pairs = {
             pairs.accumulator: RowTable(pl.Schema({**pairs.keys, WEIGHT: pl.Int64()})) for pairs in plan.pairs
         }
-        self._pair_bins = {name: Bins(table) for name, table in self._pairs.items()}
+        self._pair_bins = {name: Bins(table, node.windows) for name, table in self._pairs.items()}
         self._merged = 0
         grid = node.windows.grid()
         self._tree = None
@@ -75,7 +77,7 @@ class WindowMerge(WindowShape):
             table.replace(total.collect())
 
     def _results(self, spans: Spans, like: pl.DataFrame | None = None) -> pl.DataFrame:
-        """The output rows of these windows, put together from their bins; of keys as in `like`, if given."""
+        """The output rows of these windows, put together from their bins."""
         at = [*self._keys, WINDOW]
         merged = self._plan.merge(self._rows(self._state, spans, like), at)
         counts = [
@@ -86,22 +88,29 @@ class WindowMerge(WindowShape):
             .agg(pl.len().cast(pl.Int64).alias(pairs.accumulator))
             for pairs in self._plan.pairs
         ]
-        rows, *found = pl.collect_all([merged, *counts]) if counts else [merged.collect()]
+        frames = [self._named(each, spans).drop(WINDOW) for each in (merged, *counts)]
+        rows, *found = pl.collect_all(frames) if counts else [frames[0].collect()]
         for pairs, count in zip(self._plan.pairs, found, strict=True):
-            rows = _with_count(rows, count, at, pairs.accumulator)
-        return self._shown(self._plan.final(rows, at), spans) if rows.height else self._output.to_frame()
+            rows = _with_count(rows, count, self._at, pairs.accumulator)
+        return self._typed(self._plan.final(rows, self._at)) if rows.height else self._output.to_frame()
 
     def _rows(self, table: RowTable, spans: Spans, like: pl.DataFrame | None) -> pl.LazyFrame:
+        """The rows of a table that belong to these windows, with the place of the window in `__window`."""
         if self._tree is not None:
             return self._tree.rows(table.frame, self._numbers(), spans)
         frame = table.frame
         if like is not None:
             frame = among(frame, [pl.col(key) for key in self._keys], like)
-        if len(spans) == 1:
-            begin, end = self._windows.times(np.concatenate([spans.starts, spans.stops]))
-            inside = pl.col(BIN).is_between(begin, end, closed="left")
-            return frame.lazy().filter(inside).with_columns(pl.lit(0, pl.Int64).alias(WINDOW))
-        return self._chosen(frame, spans)
+        if len(spans) > _FEW:
+            return self._chosen(frame, spans)
+        edges = zip(spans.starts.tolist(), spans.stops.tolist(), strict=True)
+        rows = [
+            frame.lazy()
+            .filter(pl.col(BIN).is_between(self._windows.time(start), self._windows.time(stop), closed="left"))
+            .with_columns(pl.lit(place, pl.Int64).alias(WINDOW))
+            for place, (start, stop) in enumerate(edges)
+        ]
+        return rows[0] if len(rows) == 1 else pl.concat(rows)
 
     def _forget(self, moment: Moment) -> None:
         super()._forget(moment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,7 @@ from arrowstream.operators.aggregate import PartialAggregate
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames
-from arrowstream.plan.eventtime import BEGINNING, ticks
+from arrowstream.plan.eventtime import BEGINNING, ticks, ticks_of
 from arrowstream.plan.windows import BIN, END, START, Windows
 
 _PLACE: Final = "__place"
@@ -27,20 +27,16 @@ class WindowJudge:
     mark: Mark
     operator: str
 
-    def idle(self, moment: Moment) -> bool:
-        """Whether all rows are in time, whatever they say."""
-        return moment.late_before(self.mark) == BEGINNING
-
     def in_time(self, rows: pl.DataFrame, moment: Moment) -> pl.DataFrame:
         """The rows that came in time; the others are in the dead letters."""
         watermark = moment.late_before(self.mark)
         if watermark == BEGINNING or rows.is_empty():
             return rows
         dtype = rows.schema[self.column]
-        times = rows.select(ticks(pl.col(self.column), dtype)).to_series()
-        low = times.min()
-        if low is None or low >= watermark:  # type: ignore[operator]
+        low = rows[self.column].to_physical().min()
+        if low is None or ticks_of(low, dtype) >= watermark:  # type: ignore[arg-type]
             return rows
+        times = rows.select(ticks(pl.col(self.column), dtype)).to_series()
         old = (times < watermark).fill_null(False)
         closed = self._closed(rows.select(pl.int_range(pl.len()).alias(_PLACE), self.column).filter(old), watermark)
         if not closed.height:
@@ -81,7 +77,13 @@ class JudgedPartial:
         return self._inner.frames
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
-        if self._judge.idle(moment):
-            return self._inner.partial(changes, moment)
         rows = self._judge.in_time(changes.added.collect(), moment)
-        return self._inner.partial(Changes(rows.lazy()), moment)
+        return self._inner.partial(Changes(rows.lazy()), moment, self._bin(rows[self._judge.column]))
+
+    def _bin(self, times: pl.Series) -> Mapping[str, pl.Expr] | None:
+        """The bin, where all rows are in one: then they are grouped by the other keys alone."""
+        if not len(times) or times.null_count():
+            return None
+        values, windows = times.to_physical(), self._judge.windows
+        begin = windows.one_bin(int(values.min()), int(values.max()))  # type: ignore[arg-type]
+        return None if begin is None else {BIN: windows.time(begin)}

@@ -57,4 +57,4 @@ class WindowRows(WindowShape):
             at = [pl.lit(windows.times(edge)).gather(pl.col(WINDOW)).alias(name) for name, edge in edges.items()]
             rows = rows.with_columns(at).filter(windows.contains(pl.col(self._index))).drop(START, END)
         groups = rows.drop(ID, BIN).group_by(*self._by, WINDOW, maintain_order=True).agg(self._aggs)
-        return self._shown(groups.collect(), spans)
+        return self._typed(self._named(groups, spans).select(self._output.names()).collect())

@@ -40,7 +40,7 @@ class WindowShape(ABC):
         self._index, self._label = node.index, END if node.label_right else START
         self._bounds, self._update = node.boundaries, node.update
         self._output = node.schema
-        self._state, self._bins = state, Bins(state)
+        self._state, self._bins = state, Bins(state, node.windows)
 
     @property
     def _corrects(self) -> bool:
@@ -91,16 +91,17 @@ class WindowShape(ABC):
     def _forget(self, moment: Moment) -> None:
         drop_passed(self._bins, self._windows, moment.late_before(self._mark), moment.forgotten(self._mark))
 
-    def _shown(self, rows: pl.DataFrame, spans: Spans) -> pl.DataFrame:
-        """Rows of keys, `__window` and results in the columns of the output."""
-        place = pl.col(WINDOW)
-        edges = {START: spans.starts, END: spans.stops}
+    def _named(self, rows: pl.LazyFrame, spans: Spans) -> pl.LazyFrame:
+        """Rows with `__window` turned into the columns of the output that say which window it is."""
+        windows, edges = self._windows, {START: spans.starts, END: spans.stops}
         named = {self._index: self._label}
         if self._bounds:
             named |= {"_lower_boundary": START, "_upper_boundary": END}
-        columns = [pl.lit(self._windows.times(edges[edge])).gather(place).alias(name) for name, edge in named.items()]
-        shown = rows.with_columns(columns).select(self._output.names())
-        return shown if shown.schema == self._output else shown.cast(dict(self._output))  # type: ignore[arg-type]
+        times = {name: pl.lit(windows.times(edges[edge])) for name, edge in named.items()}
+        return rows.with_columns(time.gather(pl.col(WINDOW)).alias(name) for name, time in times.items())
+
+    def _typed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows if rows.schema == self._output else rows.cast(dict(self._output))  # type: ignore[arg-type]
 
 
 class Bins:
@@ -108,8 +109,8 @@ class Bins:
     otherwise than by `append` and `drop`.
     """
 
-    def __init__(self, table: RowTable) -> None:
-        self._table = table
+    def __init__(self, table: RowTable, windows: Windows) -> None:
+        self._table, self._windows, self._grid = table, windows, windows.grid()
         self._of: pl.DataFrame | None = None
         self._values = self._counts = np.empty(0, np.int64)
 
@@ -118,7 +119,7 @@ class Bins:
         """Physical values, sorted, each once."""
         frame = self._table.frame
         if frame is not self._of:
-            self._values, self._counts = _counted(frame)
+            self._values, self._counts = self._counted(frame)
             self._of = frame
         return self._values
 
@@ -126,7 +127,7 @@ class Bins:
         """Append rows to the table."""
         if not rows.height:
             return
-        known, (new, counts) = self.values, _counted(rows)
+        known, (new, counts) = self.values, self._counted(rows)
         self._table.append(rows)
         if len(known):
             together = np.union1d(known, new)
@@ -136,19 +137,31 @@ class Bins:
             new, counts = together, total
         self._values, self._counts, self._of = new, counts, self._table.frame
 
-    def drop(self, needed: pl.Series) -> None:
+    def drop(self, needed: int) -> None:
         """Drop the rows of bins before this one, if they are many."""
-        place = int(np.searchsorted(self.values, physical(needed)[0]))
+        place = int(np.searchsorted(self.values, needed))
         gone, height = int(self._counts[:place].sum()), len(self._table)
         if not gone or (gone < height and height > _LITTLE and 4 * gone < height):
             return
-        self._table.keep(pl.col(BIN) >= needed[0] if gone < height else pl.lit(False))
+        if gone < height:
+            self._table.keep(pl.col(BIN) >= self._windows.time(needed))
+        else:
+            self._table.clear()
         self._values, self._counts, self._of = self._values[place:], self._counts[place:], self._table.frame
 
-
-def _counted(frame: pl.DataFrame) -> tuple[Ints, Ints]:
-    found = frame.group_by(BIN).len().sort(BIN)
-    return physical(found[BIN]), found["len"].cast(pl.Int64).to_numpy()
+    def _counted(self, rows: pl.DataFrame) -> tuple[Ints, Ints]:
+        """Bins of rows, and how often each is there."""
+        values = physical(rows[BIN])
+        if not len(values):
+            return values, values
+        low, high = int(values.min()), int(values.max())
+        if low == high:
+            return np.array([low]), np.array([len(values)])
+        if self._grid is not None and (high - low) // self._grid.size <= 2 * len(values):
+            counts = np.bincount((values - low) // self._grid.size)
+            places = np.flatnonzero(counts)
+            return low + places * self._grid.size, counts[places]
+        return np.unique(values, return_counts=True)
 
 
 def drop_passed(bins: Bins, windows: Windows, before: int, limit: int) -> None:
@@ -163,7 +176,7 @@ def drop_passed(bins: Bins, windows: Windows, before: int, limit: int) -> None:
     else:
         alive, _ = windows.closing(values, limit, FOREVER).pieces(values, touching=windows.touching)
         needed = int(alive.min()) if len(alive) else int(values[-1]) + 1
-    bins.drop(windows.times(np.array([needed])))
+    bins.drop(needed)
 
 
 def among(rows: pl.DataFrame, keys: Sequence[pl.Expr], others: pl.DataFrame) -> pl.DataFrame:

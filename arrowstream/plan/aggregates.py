@@ -104,15 +104,22 @@ class Decomposition:
         of_pairs = [expr for pairs in self.pairs for expr in pairs.reads]
         return [*self._by, *self._gather, *of_pairs]
 
-    def partial(self, frame: pl.LazyFrame, weight: str | None = None) -> pl.LazyFrame:
+    def partial(
+        self, frame: pl.LazyFrame, weight: str | None = None, alike: Mapping[str, pl.Expr] | None = None
+    ) -> pl.LazyFrame:
         """One row per group of these rows: the keys, canonical, and the accumulators.
 
         `weight` names the column of weights; without it each row counts once. No rows give no row, also
-        where there are no keys.
+        where there are no keys. `alike` are values of keys that all rows, of which there are some, have in common.
         """
         if self.weighted and weight != WEIGHT:
             frame = frame.with_columns((pl.lit(1, pl.Int64) if weight is None else pl.col(weight)).alias(WEIGHT))
-        return self._grouped(frame, self._by, self._gather, self._settle)
+        by = self._by
+        if alike:
+            by = tuple(
+                alike[name].alias(name) if name in alike else expr for name, expr in zip(self.keys, by, strict=True)
+            )
+        return self._grouped(frame, by, self._gather, self._settle)
 
     def merge(self, frame: pl.LazyFrame, by: Sequence[str] | None = None) -> pl.LazyFrame:
         """One row per group of several partials, which stand in their order of arrival.
@@ -156,7 +163,7 @@ class Decomposition:
                 if over:
                     raise BatchError(f"{text} passes 64 bits; cast its column to Float64 or Decimal first")
         keys = [pl.col(name) for name in (self.keys if by is None else by)]
-        return frame.select(*keys, ROWS, *self._values).select(*keys, *self._outputs)
+        return frame.lazy().select(*keys, ROWS, *self._values).select(*keys, *self._outputs).collect()
 
     def final_of_nothing(self) -> pl.DataFrame:
         """The one row that aggregates without keys give of no rows; no row where there are keys."""

@@ -94,18 +94,16 @@ def ticks(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return expr.cast(pl.Int64)
 
 
-def physical_ticks(value: int | None, dtype: pl.DataType) -> int | None:
-    """The ticks of a single time, from its physical value."""
-    if value is None:
-        return None
+def ticks_of(physical: int, dtype: pl.DataType) -> int:
+    """Ticks of one time of this type, given as Polars keeps it."""
     match dtype:
         case pl.Datetime(time_unit="ms"):
-            return value * 1000
+            return physical * 1000
         case pl.Datetime(time_unit="ns"):
-            return value // 1000
+            return physical // 1000
         case pl.Date():
-            return value * DAY
-    return value
+            return physical * DAY
+    return physical
 
 
 def lowest(dtype: pl.DataType) -> int:

@@ -138,6 +138,15 @@ class Windows:
             time = self._before(time)
         return self.floor(time, self.bin or self.every.text)
 
+    def one_bin(self, low: int, high: int) -> int | None:
+        """The physical value of the bin that all times between these two are in; None where none is known."""
+        grid = self.grid()
+        if grid is None or self.touching:
+            return None
+        back = 1 if self.closed == "right" else 0
+        first, last = grid.numbers(np.array([low - back, high - back]))
+        return int(grid.physical(first)) if first == last else None
+
     def pairs(self, bins: pl.Series, low: int, high: int) -> pl.DataFrame:
         """`__bin`, `__start`, `__end`: the windows that each bin is in and that the watermark passes after `low`, up to
         `high`; sorted by window. Without bins to rely on, those it may be in.
@@ -188,6 +197,11 @@ class Windows:
         """Times of the column's type from physical values."""
         series = pl.Series(values, dtype=pl.Int64)
         return (series.cast(pl.Int32) if isinstance(self.dtype, pl.Date) else series).cast(self.dtype)
+
+    def time(self, value: int) -> pl.Expr:
+        """One of them. No Python time: it knows neither nanoseconds nor, for sure, an hour that comes twice."""
+        literal = pl.lit(value, pl.Int64)
+        return (literal.cast(pl.Int32) if isinstance(self.dtype, pl.Date) else literal).cast(self.dtype)
 
     @property
     def touching(self) -> bool:

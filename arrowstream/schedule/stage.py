@@ -14,7 +14,7 @@ from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
 from arrowstream.operators.program import Observe, Partial, ProgramStep, Scan, Stateful, Transform, Write
-from arrowstream.plan.eventtime import physical_ticks, ticks
+from arrowstream.plan.eventtime import ticks, ticks_of
 from arrowstream.plan.nodes import SourceNode
 from arrowstream.schedule.messages import TaskBlock
 from arrowstream.schedule.partition import Partition
@@ -186,9 +186,9 @@ class StagePass:
         if not mine or any(work.column not in info.ranges for info in mine):
             return None
         dtype = mark.schema[work.column]
-        low = physical_ticks(min(info.ranges[work.column][0] for info in mine), dtype)
-        high = physical_ticks(max(info.ranges[work.column][1] for info in mine), dtype)
-        return None if low is None or high is None else Seen(low, high)
+        low = min(info.ranges[work.column][0] for info in mine)
+        high = max(info.ranges[work.column][1] for info in mine)
+        return Seen(ticks_of(low, dtype), ticks_of(high, dtype))
 
     def _observe(self, work: Observe, changes: Changes, blocks: Sequence[TaskBlock]) -> Changes:
         """Note the times of each split, and turn away rows without a time or from the future."""
@@ -229,8 +229,8 @@ class StagePass:
 def _edges(column: pl.Series) -> tuple[int | None, int | None]:
     """The lowest and the highest time of a column, in ticks."""
     values, dtype = column.to_physical(), column.dtype
-    low, high = values.min(), values.max()
-    return physical_ticks(low, dtype), physical_ticks(high, dtype)  # type: ignore[arg-type]
+    low, high = (None if edge is None else ticks_of(int(edge), dtype) for edge in (values.min(), values.max()))  # type: ignore[arg-type]
+    return low, high
 
 
 def _nothing(partition: Partition) -> Passed:

@@ -111,9 +111,13 @@ class RowTable:
             kept = kept.rechunk()
             self._pieces, self._whole = [kept], kept
 
+    def clear(self) -> None:
+        """Drop all rows."""
+        self._set(self._schema.to_frame())
+
     def replace(self, rows: pl.DataFrame) -> None:
         """Drop all rows and add these, under new numbers."""
-        self._set(self._schema.to_frame())
+        self.clear()
         self.append(rows)
 
     def delta(self) -> pa.Table:

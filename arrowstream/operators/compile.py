@@ -157,7 +157,7 @@ def _(node: Union, to: _Builder) -> int:
 def _(node: Aggregate, to: _Builder) -> int:
     weighted = not isinstance(node.input.kind, Append)
     plan = node.decomposition
-    before = to.add(Partial(PartialAggregate(plan, weighted), node.keys), *_inputs(node, to))
+    before = to.add(Partial(PartialAggregate(plan, weighted, numbered=True), node.keys), *_inputs(node, to))
     make = partial(MergeAggregate, plan, weighted, needs_removed(to.readers, node))
     to.ordered = to.ordered or plan.ordered
     return to.merge(make, (before,), node)

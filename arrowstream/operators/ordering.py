@@ -75,7 +75,7 @@ def _words(
     if not groups:
         return np.zeros(rows.height, np.int64), keys
     whole = _packed([_whole(rows[name]) for name in groups], _WORD - _bits(rows.height - 1))
-    return (_numbered(rows, groups) if whole is None else whole), keys
+    return (group_numbers(rows, groups) if whole is None else whole), keys
 
 
 def _sorted(group: Ints, keys: Sequence[Ints]) -> Ranking:
@@ -145,7 +145,7 @@ def _whole(keys: pl.Series) -> Ints | None:
     return None if keys.dtype in (pl.UInt64, pl.Int128, pl.UInt128) else keys.to_physical().to_numpy().astype(np.int64)
 
 
-def _numbered(rows: pl.DataFrame, groups: Sequence[str]) -> Ints:
+def group_numbers(rows: pl.DataFrame, groups: Sequence[str]) -> Ints:
     """The number of each row's group, in any order; equal keys as in a Polars group."""
     found = rows.lazy().select(groups).with_row_index(_PLACE).group_by(groups).agg(_PLACE).select(_PLACE).collect()
     numbers = np.empty(rows.height, np.int64)

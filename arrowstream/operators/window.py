@@ -8,12 +8,12 @@ from typing import Final
 
 import polars as pl
 
-from arrowstream.operators.aggregate import MAIN, PartialAggregate
+from arrowstream.operators.aggregate import PartialAggregate
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, difference, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames, Parts
-from arrowstream.plan.aggregates import VALUE, WEIGHT, Decomposition
+from arrowstream.plan.aggregates import MAIN, VALUE, Decomposition
 from arrowstream.plan.eventtime import BEGINNING, FOREVER, ticks
 from arrowstream.plan.windows import BIN, END, START, WindowAggregate, Windows
 from arrowstream.state.protocol import StateTable
@@ -162,9 +162,7 @@ class WindowMerge(_Shape):
         assert node.decomposition is not None
         self._plan: Decomposition = node.decomposition
         self._state = RowTable(pl.Schema({**self._plan.keys, **self._plan.accumulators}))
-        self._pairs = {
-            pairs.accumulator: RowTable(pl.Schema({**pairs.keys, WEIGHT: pl.Int64()})) for pairs in self._plan.pairs
-        }
+        self._pairs = {pairs.name: RowTable(pairs.schema) for pairs in self._plan.pairs}
         self._merged = 0
 
     @property
@@ -198,9 +196,8 @@ class WindowMerge(_Shape):
             self._state.replace(merged)
             self._merged = merged.height
             for pairs in self._plan.pairs:
-                table = self._pairs[pairs.accumulator]
-                of = list(pairs.keys)
-                table.replace(table.frame.lazy().group_by(of).agg(pl.col(WEIGHT).sum()).collect())
+                table = self._pairs[pairs.name]
+                table.replace(pairs.merge(table.frame.lazy()).collect())
 
     def _closed(self, low: int, high: int) -> pl.DataFrame | None:
         """The windows that the watermark passes in this batch."""
@@ -226,21 +223,17 @@ class WindowMerge(_Shape):
 
         merged = self._plan.merge(chosen(self._state.frame), at)
         counts = [
-            chosen(self._pairs[pairs.accumulator].frame)
-            .group_by(*at, VALUE)
-            .agg(pl.col(WEIGHT).sum())
-            .filter(pl.col(WEIGHT) > 0)
+            pairs.merge(chosen(self._pairs[pairs.name].frame), [*at, VALUE])
             .group_by(at)
-            .agg(pl.len().cast(pl.Int64).alias(pairs.accumulator))
+            .agg(pl.col(pairs.columns).sum().cast(pl.Int64))
             for pairs in self._plan.pairs
         ]
         frames = pl.collect_all([merged, *counts])
         rows = frames[0]
         for pairs, found in zip(self._plan.pairs, frames[1:], strict=True):
-            name = pairs.accumulator
-            rows = (
-                rows.drop(name).join(found, on=at, how="left", nulls_equal=True).with_columns(pl.col(name).fill_null(0))
-            )
+            names = list(pairs.columns)
+            rows = rows.drop(names).join(found, on=at, how="left", nulls_equal=True)
+            rows = rows.with_columns(pl.col(names).fill_null(0))
         if not rows.height:
             return self._output.to_frame()
         return self._shown(self._plan.final(rows, at))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 import pyarrow as pa
 
-from arrowstream.operators.aggregate import MAIN
+from arrowstream.plan.aggregates import MAIN
 from arrowstream.operators.changes import to_arrow
 from arrowstream.operators.expiry import TOUCHED
 from arrowstream.plan.eventtime import from_ticks

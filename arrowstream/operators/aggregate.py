@@ -7,26 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
+from arrowstream.operators.ordering import Ints, group_numbers
 from arrowstream.operators.program import Frames, Parts
-from arrowstream.plan.aggregates import ROWS, VALUE, WEIGHT, Decomposition
+from arrowstream.plan.aggregates import GROUP, MAIN, ROWS, VALUE, WEIGHT, Decomposition, Pairs
+from arrowstream.state.pairs import PairTable
+from arrowstream.state.protocol import StateTable
 from arrowstream.state.table import KeyedTable
-
-MAIN = "main"
 
 
 class PartialAggregate:
-    """One row per group and task: keys and accumulators; and the distinct values that are to be counted."""
+    """One row per group and task: keys and accumulators; and the distinct values that are to be counted.
 
-    def __init__(self, decomposition: Decomposition, weighted: bool) -> None:
-        self._decomposition, self._weighted = decomposition, weighted
+    These have `__group` besides, if `numbered`: see `Decomposition.partials`.
+    """
+
+    def __init__(self, decomposition: Decomposition, weighted: bool, *, numbered: bool = False) -> None:
+        self._decomposition, self._weighted, self._numbered = decomposition, weighted, numbered
 
     @property
     def frames(self) -> Sequence[str]:
-        return [MAIN, *(pairs.accumulator for pairs in self._decomposition.pairs)]
+        return [MAIN, *(pairs.name for pairs in self._decomposition.pairs)]
 
     def partial(self, changes: Changes, moment: Moment, alike: Mapping[str, pl.Expr] | None = None) -> Frames:
         """`alike` are values of keys that all rows, of which there are some, have in common."""
@@ -39,15 +44,15 @@ class PartialAggregate:
             frame = pl.concat(sides)
         if not plan.pairs:
             return {MAIN: plan.partial(frame, weight, alike).collect()}
-        frames = [plan.partial(frame, weight, alike), *(pairs.partial(frame, weight) for pairs in plan.pairs)]
-        return dict(zip(self.frames, pl.collect_all(frames), strict=True))
+        frames = plan.partials(frame, weight)
+        return frames if self._numbered else {name: found.drop(GROUP) for name, found in frames.items()}
 
 
 class MergeAggregate:
     """The state of one partition's groups.
 
-    `main` has a row of accumulators per group; for every count of distinct values there is a table of pairs
-    (group, value) with how often it is there. Where `emit_removed`, a group's former row is taken back as its new
+    `main` has a row of accumulators per group; for distinct values that are counted there is a table of pairs
+    (group, value). Where `emit_removed`, a group's former row is taken back as its new
     one comes, and nothing is said of groups whose row is the same as before; else new rows are enough.
     """
 
@@ -56,19 +61,17 @@ class MergeAggregate:
         self._keys = list(decomposition.keys)
         self._columns = list(decomposition.accumulators)
         self._main = KeyedTable(decomposition.keys, decomposition.accumulators)
-        self._pairs = {
-            pairs.accumulator: KeyedTable(pairs.keys, pl.Schema({WEIGHT: pl.Int64()})) for pairs in decomposition.pairs
-        }
+        self._pairs = {pairs.name: PairTable(pairs.keys, pairs.columns, weighted) for pairs in decomposition.pairs}
 
     @property
-    def tables(self) -> Mapping[str, KeyedTable]:
+    def tables(self) -> Mapping[str, StateTable]:
         return {MAIN: self._main, **self._pairs}
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         parts = inputs[0]
         touched = self._touched(parts[MAIN])
-        for name, table in self._pairs.items():
-            touched = self._count_pairs(touched, name, table, parts[name])
+        for pairs in self._plan.pairs:
+            touched = self._count_pairs(touched, pairs, parts[pairs.name])
         if touched.is_empty():
             return self._first_row() if not self._keys and not len(self._main) else self.nothing()
         keys = touched.select(self._keys)
@@ -87,9 +90,7 @@ class MergeAggregate:
         slots = self._main.find(keys)
         self._main.delete(slots[slots >= 0])
         for table in self._pairs.values():
-            pairs = table.scan().select(table.keys.names())
-            gone = pairs.filter(pl.Series(self._main.find(pairs.select(self._keys)) < 0))
-            table.delete(table.find(gone))
+            table.forget(keys)
 
     def _touched(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """One row per group that has rows in this batch."""
@@ -97,27 +98,16 @@ class MergeAggregate:
             return frames[0]
         return self._plan.merge(pl.concat(frames).lazy()).collect()
 
-    def _count_pairs(
-        self, touched: pl.DataFrame, name: str, table: KeyedTable, frames: Sequence[pl.DataFrame]
-    ) -> pl.DataFrame:
-        """Bring a table of pairs forward, and write into the column `name` by how much the counts changed."""
-        of = [*self._keys, VALUE]
-        pairs = frames[0] if len(frames) == 1 else pl.concat(frames).group_by(of).agg(pl.col(WEIGHT).sum())
-        slots = table.upsert(pairs.select(of)).slots
-        old = table.gather(slots)[WEIGHT].fill_null(0)
-        new = old + pairs[WEIGHT]
-        table.put(slots, new.to_frame(WEIGHT))
-        if self._weighted and (gone := new == 0).any():
-            table.delete(slots[gone.to_numpy()])
-        change = (new > 0).cast(pl.Int64) - (old > 0).cast(pl.Int64)
-        if not self._keys:
-            return touched.with_columns(pl.lit(change.sum(), pl.Int64).alias(name))
-        # No join: it does not always match NaN with NaN. Every group of the pairs is among the touched, which come
-        # first and so give the order.
-        changes = pl.concat(
-            [touched.select(*self._keys, name), pairs.select(self._keys).with_columns(change.alias(name))]
-        )
-        return touched.with_columns(changes.group_by(self._keys, maintain_order=True).agg(pl.col(name).sum())[name])
+    def _count_pairs(self, touched: pl.DataFrame, pairs: Pairs, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """Bring a table of pairs forward, and write into its columns by how much the counts changed."""
+        if len(frames) == 1:
+            found = frames[0]
+            groups = _places(touched[GROUP].to_numpy(), found[GROUP].to_numpy())
+        else:
+            found = pairs.merge(pl.concat(frames).lazy()).collect()
+            groups = _same_keys(touched.select(self._keys), found.select(self._keys))
+        changed = self._pairs[pairs.name].add(touched.select(self._keys), groups, found.select(VALUE, *pairs.columns))
+        return touched.with_columns(map(pl.Series, pairs.columns, changed))
 
     def _changes(
         self, keys: pl.DataFrame, old: pl.DataFrame, new: pl.DataFrame, known: pl.Series, alive: pl.Series | None
@@ -150,3 +140,21 @@ class MergeAggregate:
     def nothing(self) -> Changes:
         empty = self._plan.output.to_frame().lazy()
         return Changes(empty, empty if self._weighted or self._emit_removed else None)
+
+
+def _places(numbers: Ints, asked: Ints) -> Ints:
+    """Where each of the asked ones is among the numbers, in which all are, once."""
+    if not len(numbers):
+        return np.empty(0, np.int64)
+    places = np.empty(int(numbers.max()) + 1, np.int64)
+    places[numbers] = np.arange(len(numbers))
+    return places[asked]
+
+
+def _same_keys(groups: pl.DataFrame, keys: pl.DataFrame) -> Ints:
+    """The row of `groups`, in which all keys are once, for each row of `keys`. No join: it does not always match NaN
+    with NaN."""
+    if not groups.width:
+        return np.zeros(keys.height, np.int64)
+    numbers = group_numbers(pl.concat([groups, keys]), groups.columns)
+    return _places(numbers[: groups.height], numbers[groups.height :])

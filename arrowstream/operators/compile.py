@@ -195,7 +195,8 @@ def _(node: Union, to: _Builder) -> int:
 def _(node: Aggregate, to: _Builder) -> int:
     weighted = not isinstance(node.input.kind, Append)
     plan = node.decomposition
-    before = to.add(Partial(to.touching(node, PartialAggregate(plan, weighted)), node.keys), *_inputs(node, to))
+    rows = to.touching(node, PartialAggregate(plan, weighted, numbered=True))
+    before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     make = partial(MergeAggregate, plan, weighted, needs_removed(to.readers, node))
     to.ordered = to.ordered or plan.ordered
     return to.merge(to.expiring(node, make), (before,), node)

@@ -80,7 +80,7 @@ def _words(
     if not groups:
         return np.zeros(rows.height, np.int64), keys
     whole = _packed([_whole(rows[name]) for name in groups], _WORD - _bits(rows.height - 1))
-    return (_numbered(rows, groups) if whole is None else whole), keys
+    return (group_numbers(rows, groups) if whole is None else whole), keys
 
 
 def _sorted(group: Ints, keys: Sequence[Ints]) -> Ranking:
@@ -169,7 +169,7 @@ def _telling(rows: pl.DataFrame, groups: Sequence[str]) -> Ints | None:
     return None
 
 
-def _numbered(rows: pl.DataFrame, groups: Sequence[str]) -> Ints:
+def group_numbers(rows: pl.DataFrame, groups: Sequence[str]) -> Ints:
     """The number of each row's group, in any order; equal keys as in a Polars group."""
     found = rows.lazy().select(groups).with_row_index(_PLACE).group_by(groups).agg(_PLACE).select(_PLACE).collect()
     numbers = np.empty(rows.height, np.int64)

@@ -8,13 +8,12 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from arrowstream.operators.aggregate import MAIN
 from arrowstream.operators.bintree import BinTree
 from arrowstream.operators.exchange import gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.operators.windowshape import WINDOW, Bins, WindowShape, among, drop_passed
-from arrowstream.plan.aggregates import VALUE, WEIGHT
+from arrowstream.plan.aggregates import MAIN, VALUE
 from arrowstream.plan.grid import Spans
 from arrowstream.plan.windownodes import WindowAggregate
 from arrowstream.plan.windows import BIN
@@ -41,9 +40,7 @@ class WindowMerge(WindowShape):
         plan = node.decomposition
         super().__init__(node, mark, RowTable(pl.Schema({**plan.keys, **plan.accumulators})))
         self._plan, self._at = plan, list(node.columns())
-        self._pairs = {
-            pairs.accumulator: RowTable(pl.Schema({**pairs.keys, WEIGHT: pl.Int64()})) for pairs in plan.pairs
-        }
+        self._pairs = {pairs.name: RowTable(pairs.schema) for pairs in plan.pairs}
         self._pair_bins = {name: Bins(table, node.windows) for name, table in self._pairs.items()}
         self._merged = 0
         grid = node.windows.grid()
@@ -72,26 +69,23 @@ class WindowMerge(WindowShape):
         self._merged = merged.height if 4 * merged.height < 3 * len(self._state) else 2 * merged.height
         self._state.replace(merged)
         for pairs in self._plan.pairs:
-            table = self._pairs[pairs.accumulator]
-            total = table.frame.lazy().group_by(list(pairs.keys)).agg(pl.col(WEIGHT).sum())
-            table.replace(total.collect())
+            table = self._pairs[pairs.name]
+            table.replace(pairs.merge(table.frame.lazy()).collect())
 
     def _results(self, spans: Spans, like: pl.DataFrame | None = None) -> pl.DataFrame:
         """The output rows of these windows, put together from their bins."""
         at = [*self._keys, WINDOW]
         merged = self._plan.merge(self._rows(self._state, spans, like), at)
         counts = [
-            self._rows(self._pairs[pairs.accumulator], spans, like)
-            .select(*at, VALUE)
-            .unique()
+            pairs.merge(self._rows(self._pairs[pairs.name], spans, like), [*at, VALUE])
             .group_by(at)
-            .agg(pl.len().cast(pl.Int64).alias(pairs.accumulator))
+            .agg(pl.col(pairs.columns).sum().cast(pl.Int64))
             for pairs in self._plan.pairs
         ]
         frames = [self._named(each, spans).drop(WINDOW) for each in (merged, *counts)]
         rows, *found = pl.collect_all(frames) if counts else [frames[0].collect()]
         for pairs, count in zip(self._plan.pairs, found, strict=True):
-            rows = _with_count(rows, count, self._at, pairs.accumulator)
+            rows = _with_counts(rows, count, self._at, pairs.columns)
         return self._typed(self._plan.final(rows, self._at)) if rows.height else self._output.to_frame()
 
     def _rows(self, table: RowTable, spans: Spans, like: pl.DataFrame | None) -> pl.LazyFrame:
@@ -132,12 +126,12 @@ class WindowMerge(WindowShape):
         return grid.end(self._windows.last(watermark))
 
 
-def _with_count(rows: pl.DataFrame, counts: pl.DataFrame, at: Sequence[str], name: str) -> pl.DataFrame:
-    """Rows with the count of their group in a column, 0 where there is none.
+def _with_counts(rows: pl.DataFrame, counts: pl.DataFrame, at: Sequence[str], names: Sequence[str]) -> pl.DataFrame:
+    """Rows with the counts of their group in these columns, 0 where there are none.
 
-    No join: it does not always match NaN with NaN. Every group with a count is among the rows, which come first.
+    No join: it does not always match NaN with NaN. Every group with counts is among the rows, which come first.
     """
     columns = rows.columns
-    both = pl.concat([rows.with_columns(pl.lit(0, pl.Int64).alias(name)), counts], how="diagonal")
-    rest = [pl.col(column).first() for column in columns if column not in (*at, name)]
-    return both.lazy().group_by(at).agg(*rest, pl.col(name).sum()).select(columns).collect()
+    both = pl.concat([rows.with_columns(pl.lit(0, pl.Int64).alias(name) for name in names), counts], how="diagonal")
+    rest = [pl.col(column).first() for column in columns if column not in (*at, *names)]
+    return both.lazy().group_by(at).agg(*rest, pl.col(names).sum()).select(columns).collect()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from arrowstream.operators.aggregate import MAIN
+from arrowstream.plan.aggregates import MAIN
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import gathered
 from arrowstream.operators.moment import Mark, Moment

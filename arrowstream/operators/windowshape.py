@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from arrowstream.operators.aggregate import MAIN
+from arrowstream.plan.aggregates import MAIN
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import difference, gathered
 from arrowstream.operators.moment import Mark, Moment

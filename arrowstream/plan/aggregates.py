@@ -12,52 +12,98 @@ The order of calls, for a batch that arrived in several parts:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import polars as pl
 
 from arrowstream.errors import BatchError, PlanError
-from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge
+from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge, Operand
 from arrowstream.plan.custom import Custom
 from arrowstream.plan.expressions import PANIC, Node, build, parse, plan_error, resolve, unaliased
 from arrowstream.plan.rowlocal import check_row_local
 from arrowstream.plan.running import NotDecomposable, Taker, column_name, columns_of
 
+MAIN = "main"
 VALUE = "__value"
 WEIGHT = "__weight"
-_PRESENT = "__present"
+GROUP = "__group"
 _PLACE = "__place"
+# So many conditions fit into the mask that is kept of a value.
+_CONDITIONS = 64
+_PRESENT = "__present"
 
-__all__ = ["ROWS", "VALUE", "WEIGHT", "Decomposition", "NotDecomposable", "Pairs", "canonical", "decompose"]
+__all__ = [
+    "GROUP",
+    "MAIN",
+    "ROWS",
+    "VALUE",
+    "WEIGHT",
+    "Decomposition",
+    "NotDecomposable",
+    "Pairs",
+    "canonical",
+    "decompose",
+]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pairs:
     """Distinct values to be counted by whoever keeps state, since no running value can tell what was seen.
 
-    Keep a table keyed by `keys` (the group's keys and `__value`) that sums `__weight`. For each batch, sum up the
-    weights of `partial` by key and add them: a pair whose sum comes above 0 is new, one whose sum comes to 0 is
-    gone. The change in the number of pairs of a group goes into the column `accumulator` of the merged
-    partials, which is 0 there, before `combine` adds it to the state. A null is a value, as in `n_unique`; floats
-    are canonical. A group may have no pairs at all.
+    `keys` are the group's keys and `__value`. Counts of the same values under several conditions share their pairs:
+    each has a column, named as its accumulator, one of `columns`. It says whether the value was seen (Boolean), or,
+    where rows have weights, how often (Int64). For each batch, bring the pairs of `partial` together by key, as
+    `merge` does, and bring these to those that are kept: where a Boolean becomes true, or a number comes above 0, the
+    group has one value more; where a number comes to 0, one less. The change in the number of values goes into the
+    accumulator's column of the merged partials, which is 0 there, before `combine` adds it to the state. A null is a
+    value, as in `n_unique`; floats are canonical. A group may have no pairs at all.
     """
 
-    accumulator: str
     keys: pl.Schema
+    columns: tuple[str, ...]
+    weighted: bool
     _by: tuple[pl.Expr, ...]
-    _where: pl.Expr | None
+    _value: pl.Expr
+    _wheres: tuple[pl.Expr | None, ...]
+
+    @property
+    def name(self) -> str:
+        """What its frames and its table are called."""
+        return self.columns[0]
+
+    @property
+    def schema(self) -> pl.Schema:
+        """The keys and a column for each count."""
+        return pl.Schema({**self.keys, **dict.fromkeys(self.columns, pl.Int64() if self.weighted else pl.Boolean())})
 
     @property
     def reads(self) -> list[pl.Expr]:
         """The expressions over the rows themselves."""
-        return [*self._by, *([] if self._where is None else [self._where])]
+        return [*self._by, self._value, *(where for where in self._wheres if where is not None)]
 
-    def partial(self, frame: pl.LazyFrame, weight: str | None = None) -> pl.LazyFrame:
-        """The distinct pairs of these rows: keys, `__value`, and the Int64 `__weight`, their number or weight."""
-        rows = frame if self._where is None else frame.filter(self._where)
-        total = pl.len() if weight is None else pl.col(weight).sum()
-        return rows.group_by(self._by).agg(total.cast(pl.Int64).alias(WEIGHT))
+    def partial(
+        self, frame: pl.LazyFrame, weight: str | None = None, by: Sequence[pl.Expr] | None = None
+    ) -> pl.LazyFrame:
+        """The distinct pairs of these rows. `by` is another way to tell the groups, in place of the keys."""
+        wheres = [where for where in self._wheres if where is not None]
+        rows = frame.filter(pl.any_horizontal(wheres)) if len(wheres) == len(self._wheres) else frame
+        seen = (self._seen(where, weight).alias(name) for name, where in zip(self.columns, self._wheres, strict=True))
+        return rows.group_by(*(self._by if by is None else by), self._value).agg(seen)
+
+    def merge(self, frame: pl.LazyFrame, by: Sequence[str] | None = None) -> pl.LazyFrame:
+        """Each pair once; `by` are other columns than the keys to tell it by."""
+        columns = pl.col(self.columns)
+        return frame.group_by(list(self.keys) if by is None else by).agg(
+            columns.sum() if self.weighted else columns.any()
+        )
+
+    def _seen(self, where: pl.Expr | None, weight: str | None) -> pl.Expr:
+        if not self.weighted:
+            return pl.len() > 0 if where is None else where.any()
+        each = pl.lit(1, pl.Int64) if weight is None else pl.col(weight)
+        return (each if where is None else pl.when(where).then(each).otherwise(0)).sum().cast(pl.Int64)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,14 +158,40 @@ class Decomposition:
         `weight` names the column of weights; without it each row counts once. No rows give no row, also
         where there are no keys. `alike` are values of keys that all rows, of which there are some, have in common.
         """
-        if self.weighted and weight != WEIGHT:
-            frame = frame.with_columns((pl.lit(1, pl.Int64) if weight is None else pl.col(weight)).alias(WEIGHT))
         by = self._by
         if alike:
             by = tuple(
                 alike[name].alias(name) if name in alike else expr for name, expr in zip(self.keys, by, strict=True)
             )
-        return self._grouped(frame, by, self._gather, self._settle)
+        return self._grouped(frame, by, self._gather, self._settle, weight)
+
+    def partials(self, frame: pl.LazyFrame, weight: str | None = None) -> dict[str, pl.DataFrame]:
+        """What `partial` gives of these rows, as `main`, and their pairs by name, each with the key columns.
+
+        All have `__group` besides, which numbers the groups: within this call it tells them as the keys do. Keys, often
+        texts, are so looked at once; pairs are found by numbers.
+        """
+        exprs = self.reads
+        names = sorted({name for expr in exprs for name in expr.meta.root_names()} | ({weight} if weight else set()))
+        rows = frame.select(names).with_row_index(_PLACE).collect()
+        if not self.keys:
+            lazy = [self.partial(rows.lazy(), weight), *(pairs.partial(rows.lazy(), weight) for pairs in self.pairs)]
+            whole = [one.with_columns(pl.lit(0, pl.UInt32).alias(GROUP)) for one in pl.collect_all(lazy)]
+            return dict(zip((MAIN, *(pairs.name for pairs in self.pairs)), whole, strict=True))
+        places = pl.col(_PLACE)
+        main = self._grouped(rows.lazy(), self._by, [*self._gather, places], [*self._settle, places], weight).collect()
+        groups = np.empty(rows.height, np.uint32)
+        of_groups = main[_PLACE]
+        groups[of_groups.explode(empty_as_null=False, keep_nulls=False).to_numpy()] = np.repeat(
+            np.arange(main.height, dtype=np.uint32), of_groups.list.len().to_numpy()
+        )
+        numbered = rows.lazy().with_columns(pl.Series(GROUP, groups))
+        found = pl.collect_all([pairs.partial(numbered, weight, [pl.col(GROUP)]) for pairs in self.pairs])
+        keys = main.select(self.keys.names())
+        frames = {MAIN: main.drop(_PLACE).with_row_index(GROUP)}
+        for pairs, one in zip(self.pairs, found, strict=True):
+            frames[pairs.name] = pl.concat([keys[one[GROUP]], one], how="horizontal")
+        return frames
 
     def merge(self, frame: pl.LazyFrame, by: Sequence[str] | None = None) -> pl.LazyFrame:
         """One row per group of several partials, which stand in their order of arrival.
@@ -128,7 +200,7 @@ class Decomposition:
         """
         if by:
             return frame.group_by(by).agg(self._merge).select(*by, *self._carry)
-        return self._grouped(frame, tuple(pl.col(name) for name in self.keys), self._merge, self._carry)
+        return self._grouped(frame, tuple(pl.col(name) for name in self.keys), self._merge, self._carry, WEIGHT)
 
     def combine(self, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
         """The new state of the accumulators, row by row, from the state's and the batch's.
@@ -170,8 +242,15 @@ class Decomposition:
         return self.final(self.accumulators.to_frame().clear(0 if self.keys else 1))
 
     def _grouped(
-        self, frame: pl.LazyFrame, by: Sequence[pl.Expr], aggs: Sequence[pl.Expr], after: Sequence[pl.Expr]
+        self,
+        frame: pl.LazyFrame,
+        by: Sequence[pl.Expr],
+        aggs: Sequence[pl.Expr],
+        after: Sequence[pl.Expr],
+        weight: str | None,
     ) -> pl.LazyFrame:
+        if self.weighted and weight != WEIGHT:
+            frame = frame.with_columns((pl.lit(1, pl.Int64) if weight is None else pl.col(weight)).alias(WEIGHT))
         if by:
             return frame.group_by(by).agg(aggs).select(*self.keys, *after)
         return frame.select(pl.len().alias(_PRESENT), *aggs).filter(pl.col(_PRESENT) > 0).select(after)
@@ -228,6 +307,26 @@ def _holds_floats(dtype: pl.DataType) -> bool:
     return dtype.is_float()
 
 
+def _paired(by: Sequence[pl.Expr], keys: pl.Schema, taker: Taker) -> Iterator[Pairs]:
+    """The pairs that the counts of distinct values need: one table for all counts of the same values."""
+    counts: dict[Node, list[tuple[str, Operand]]] = {}
+    for accumulator, number in taker.accumulators.items():
+        if isinstance(accumulator, Distinct):
+            operand = accumulator.operand
+            counts.setdefault(operand.node, []).append((column_name(number, "distinct"), operand))
+    for every in counts.values():
+        for some in (every[at : at + _CONDITIONS] for at in range(0, len(every), _CONDITIONS)):
+            operand = some[0][1]
+            yield Pairs(
+                keys=pl.Schema({**keys, VALUE: operand.dtype}),
+                columns=tuple(name for name, _ in some),
+                weighted=taker.weighted,
+                _by=tuple(by),
+                _value=canonical(operand.value, operand.dtype).alias(VALUE),
+                _wheres=tuple(None if one.where is None else build(one.where) for _, one in some),
+            )
+
+
 def _assembled(
     by: Sequence[tuple[str, pl.Expr]], keys: pl.Schema, trees: Sequence[tuple[str, Node]], taker: Taker
 ) -> Decomposition:
@@ -236,16 +335,7 @@ def _assembled(
     weight = WEIGHT if taker.weighted else None
     rows = pl.len() if weight is None else pl.col(weight).sum()
     by_expr = tuple(canonical(expr, keys[name]).alias(name) for name, expr in by)
-    pairs = tuple(
-        Pairs(
-            accumulator=column_name(number, "distinct"),
-            keys=pl.Schema({**keys, VALUE: accumulator.operand.dtype}),
-            _by=(*by_expr, canonical(accumulator.operand.value, accumulator.operand.dtype).alias(VALUE)),
-            _where=None if accumulator.operand.where is None else build(accumulator.operand.where),
-        )
-        for accumulator, number in taker.accumulators.items()
-        if isinstance(accumulator, Distinct)
-    )
+    pairs = tuple(_paired(by_expr, keys, taker))
     kept: dict[str, pl.DataType] = {ROWS: pl.Int64()}
     for accumulator, number in taker.accumulators.items():
         kept.update({column_name(number, role): dtype for role, dtype in accumulator.columns.items()})

@@ -173,8 +173,11 @@ class _Run:
         partitions = self._partition.partitions
         owner = np.asarray(partition_of_group(partitions))
         split: list[tuple[tuple[int, str, int], pl.DataFrame]] = []
+        passes: dict[int, set[int]] = defaultdict(set)
+        for (number, _), frames in self._frames.items():
+            passes[number] |= {place for place, frame in enumerate(frames) if frame.height}
         for (number, name), frames in self._frames.items():
-            frame = _together(frames)
+            frame = _together(frames, several=len(passes[number]) > 1)
             work = self._partition.program.steps[number].work
             assert isinstance(work, Partial)
             if partitions == 1 or not work.keys:
@@ -185,11 +188,9 @@ class _Run:
         return split
 
 
-def _together(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """What several passes gave for one exchange; where more than one gave rows, `ORDER` says that they are still to be
-    merged: a group may have a row of each."""
-    held = [frame for frame in frames if frame.height]
-    if len(held) < 2:
-        return held[0] if held else frames[0]
-    frame = pl.concat(held)
-    return frame if ORDER in frame.columns else frame.with_columns(pl.lit(0, pl.Int64).alias(ORDER))
+def _together(frames: Sequence[pl.DataFrame], several: bool) -> pl.DataFrame:
+    """What the passes gave for one exchange. Where `several` of them gave rows for its step, `ORDER` says that these are
+    still to be merged: a group may have a row of each."""
+    held = [frame for frame in frames if frame.height] or frames[:1]
+    frame = held[0] if len(held) == 1 else pl.concat(held)
+    return frame.with_columns(pl.lit(0, pl.Int64).alias(ORDER)) if several and ORDER not in frame.columns else frame

@@ -196,7 +196,8 @@ class _Table:
         """Place the next piece of an old table: beyond its first home nothing is here but the overhang."""
         if not len(cells):
             return
-        cells = np.sort(cells)
+        # They are in order but for neighbours, which this sort makes use of: 2 ms for 260,000, the usual one takes 11.
+        cells = np.sort(cells, kind="stable")
         count = np.arange(len(cells))
         homes = self.homes(cells >> _HALF)
         first = self._gap(int(homes[0]))

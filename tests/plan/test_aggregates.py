@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from arrowstream.errors import BatchError, NotRowLocalError, PlanError
-from arrowstream.plan.aggregates import ROWS, VALUE, WEIGHT, Decomposition, NotDecomposable, canonical, decompose
+from arrowstream.plan.aggregates import ROWS, Decomposition, NotDecomposable, canonical, decompose
 from arrowstream.plan.expressions import expand_grouped
 
 SCHEMA = pl.Schema(
@@ -196,7 +196,7 @@ class State:
         self.plan = plan
         self.keys = list(plan.keys)
         self.groups = pl.Schema({**plan.keys, **plan.accumulators}).to_frame()
-        self.pairs = {one.accumulator: pl.Schema({**one.keys, WEIGHT: pl.Int64()}).to_frame() for one in plan.pairs}
+        self.pairs = {one.name: one.schema.to_frame() for one in plan.pairs}
 
     def process(self, parts: Sequence[pl.DataFrame], weight: str | None = None) -> None:
         partials = [self.plan.partial(part.lazy(), weight).collect() for part in parts]
@@ -208,7 +208,16 @@ class State:
             return
         for one in self.plan.pairs:
             seen = pl.concat([one.partial(part.lazy(), weight).collect() for part in parts])
-            touched = touched.with_columns(pl.Series(one.accumulator, self.count(touched, one.accumulator, seen)))
+            before, self.pairs[one.name] = (
+                self.pairs[one.name],
+                one.merge(pl.concat([self.pairs[one.name], seen]).lazy()).collect(),
+            )
+            for name in one.columns:
+                counts = [
+                    self.count(touched, frame.filter(pl.col(name).cast(pl.Int64) > 0))
+                    for frame in (before, self.pairs[one.name])
+                ]
+                touched = touched.with_columns(pl.Series(name, counts[1]) - pl.Series(counts[0]))
         places = {label: at for at, label in enumerate(labels(self.groups, self.keys))}
         slots = pl.Series([places.get(label) for label in labels(touched, self.keys)], dtype=pl.UInt32)
         accumulators = self.plan.accumulators.names()
@@ -221,13 +230,10 @@ class State:
         if weight is not None:
             self.groups = self.groups.filter(pl.col(ROWS) > 0)
 
-    def count(self, touched: pl.DataFrame, name: str, seen: pl.DataFrame) -> list[int]:
-        """By how much the number of pairs of each touched group changes."""
-        before = labels(self.pairs[name], self.keys)
-        every = pl.concat([self.pairs[name], seen])
-        self.pairs[name] = every.group_by([*self.keys, VALUE]).agg(pl.col(WEIGHT).sum()).filter(pl.col(WEIGHT) > 0)
-        after = labels(self.pairs[name], self.keys)
-        return [after.count(label) - before.count(label) for label in labels(touched, self.keys)]
+    def count(self, touched: pl.DataFrame, pairs: pl.DataFrame) -> list[int]:
+        """How many of the pairs each touched group has."""
+        held = labels(pairs, self.keys)
+        return [held.count(label) for label in labels(touched, self.keys)]
 
     def result(self) -> pl.DataFrame:
         out = self.plan.final(self.groups) if self.groups.height or self.keys else self.plan.final_of_nothing()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import polars as pl
 import pyarrow as pa
 
-from arrowstream.plan.aggregates import MAIN
 from arrowstream.operators.changes import to_arrow
 from arrowstream.operators.expiry import TOUCHED
+from arrowstream.plan.aggregates import MAIN
 from arrowstream.plan.eventtime import from_ticks
 from arrowstream.plan.explain import facts_of
 from arrowstream.plan.nodes import Node

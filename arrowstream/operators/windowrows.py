@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from arrowstream.plan.aggregates import MAIN
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames, Parts
 from arrowstream.operators.windowlate import WindowJudge
 from arrowstream.operators.windowshape import WINDOW, WindowShape, among
+from arrowstream.plan.aggregates import MAIN
 from arrowstream.plan.grid import Spans
 from arrowstream.plan.windownodes import WindowAggregate
 from arrowstream.plan.windows import BIN, END, START, Windows

@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from arrowstream.plan.aggregates import MAIN
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import difference, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
+from arrowstream.plan.aggregates import MAIN
 from arrowstream.plan.eventtime import BEGINNING, FOREVER
 from arrowstream.plan.grid import Ints, Spans
 from arrowstream.plan.windownodes import WindowAggregate

@@ -189,8 +189,8 @@ class _Run:
 
 
 def _together(frames: Sequence[pl.DataFrame], several: bool) -> pl.DataFrame:
-    """What the passes gave for one exchange. Where `several` of them gave rows for its step, `ORDER` says that these are
-    still to be merged: a group may have a row of each."""
+    """What the passes gave for one exchange. Where `several` of them gave rows for its step, `ORDER` says that these
+    are still to be merged: a group may have a row of each."""
     held = [frame for frame in frames if frame.height] or frames[:1]
     frame = held[0] if len(held) == 1 else pl.concat(held)
     return frame.with_columns(pl.lit(0, pl.Int64).alias(ORDER)) if several and ORDER not in frame.columns else frame

@@ -70,10 +70,10 @@ class MergeAggregate:
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         parts = inputs[0]
         touched = self._touched(parts[MAIN])
-        for pairs in self._plan.pairs:
-            touched = self._count_pairs(touched, pairs, parts[pairs.name])
         if touched.is_empty():
             return self._first_row() if not self._keys and not len(self._main) else self.nothing()
+        for pairs in self._plan.pairs:
+            touched = self._count_pairs(touched, pairs, parts[pairs.name])
         keys = touched.select(self._keys)
         slots = self._main.upsert(keys)
         old = self._main.gather(slots.slots)

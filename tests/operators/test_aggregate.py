@@ -69,6 +69,13 @@ def test_distinct_values_are_counted_also_where_they_are_taken_back() -> None:
     assert batches(different, [("a", 1), ("b", 2), ("c", 2)], [("a", 1)], [("b", 1)]) == [(2,)]
 
 
+@pytest.mark.parametrize("pieces", [[[]], [[], [("a", 1)], []]])
+def test_distinct_values_of_nothing_are_none(pieces: list[list[tuple[str | None, int]]]) -> None:
+    """Visitors before the first one came, and in a quiet minute."""
+    total = source().agg(n=pl.col("v").n_unique(), other=pl.col("v").filter(pl.col("k") == "b").n_unique())
+    assert batches(total, *pieces) == [(int(any(pieces)), 0)]
+
+
 def test_null_is_a_key_like_any_other() -> None:
     """Orders without a shop are a group too, as in Polars."""
     counts = source().group_by("k").agg(n=pl.len())

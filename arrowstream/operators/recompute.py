@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 import polars as pl
 
+from arrowstream.errors import StateError
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, consolidated, difference, gathered, signed
 from arrowstream.operators.moment import Mark, Moment
@@ -60,12 +61,18 @@ class RecomputeGroups:
         if weighted:
             each = signed(new)
             assert each.removed is not None
-            self._rows.remove(each.removed.collect())
-            self._rows.append(each.added.collect())
-            after = self._rows.of(touched)
+            new, out = each.added.collect(), each.removed.collect()
+            gone = _oldest_like(out, before)
+            # Groups that time has closed are not there any more.
+            if gone.len() != out.height and self._time is None:
+                raise StateError(f"{out.height - gone.len()} rows were taken back that were never there")
+            self._rows.remove(gone)
+            kept = before.filter(~pl.col(ID).is_in(gone.implode()))
         else:
-            self._rows.append(new)
-            after = pl.concat([before, new.select(before.columns)])
+            kept = before
+        self._rows.append(new)
+        before = before.drop(ID)
+        after = pl.concat([kept.drop(ID), new.select(before.columns)])
         old = self._output.to_frame() if first else self._result(before)
         change = difference(old, self._result(after))
         if first:
@@ -99,11 +106,12 @@ class _Rows(Protocol):
     def table(self) -> StateTable: ...
 
     def of(self, keys: pl.DataFrame) -> pl.DataFrame:
-        """The rows of these groups, in order of arrival."""
+        """The rows of these groups, in order of arrival, with their numbers in `__id`."""
 
     def append(self, rows: pl.DataFrame) -> None: ...
 
-    def remove(self, rows: pl.DataFrame) -> None: ...
+    def remove(self, ids: pl.Series) -> None:
+        """Take out the rows with these numbers."""
 
     def forget(self, limit: int, dtype: pl.DataType) -> None:
         """Let groups go whose time is below."""
@@ -121,15 +129,14 @@ class _Everlasting:
         self.table = MultiMap(pl.Schema({name: schema[name] for name in keys}), values)
 
     def of(self, keys: pl.DataFrame) -> pl.DataFrame:
-        rows = self.table.of_keys(keys) if self._keys else self.table.scan()
-        return rows.select(self._names)
+        ids = self.table.ids_of(keys if self._keys else pl.DataFrame(height=1))
+        return self.table.gather(ids, self._names).insert_column(0, pl.Series(ID, ids))
 
     def append(self, rows: pl.DataFrame) -> None:
         self.table.append(rows)
 
-    def remove(self, rows: pl.DataFrame) -> None:
-        if rows.height:
-            self.table.remove(rows)
+    def remove(self, ids: pl.Series) -> None:
+        self.table.delete(ids.to_numpy())
 
     def forget(self, limit: int, dtype: pl.DataType) -> None:
         """They stay."""
@@ -142,35 +149,20 @@ class _Passing:
     """Rows of groups that time closes: few enough to be looked through in each batch."""
 
     def __init__(self, schema: pl.Schema, keys: Sequence[str], time: str) -> None:
-        self._keys, self._names, self._time = list(keys), schema.names(), time
+        self._keys, self._time = list(keys), time
         self.table = RowTable(schema)
 
     def of(self, keys: pl.DataFrame) -> pl.DataFrame:
         frame = self.table.frame
         if not frame.height:
-            return frame.select(self._names)
-        return frame.join(keys, on=self._keys, how="semi", nulls_equal=True, maintain_order="left").select(self._names)
+            return frame
+        return frame.join(keys, on=self._keys, how="semi", nulls_equal=True, maintain_order="left")
 
     def append(self, rows: pl.DataFrame) -> None:
         self.table.append(rows)
 
-    def remove(self, rows: pl.DataFrame) -> None:
-        if not rows.height:
-            return
-        held = self.table.frame.with_columns(pl.lit(False).alias(_OUT))
-        out = rows.select(self._names).with_columns(pl.lit(None, pl.Int64).alias(ID), pl.lit(True).alias(_OUT))
-        gone = (
-            pl.concat([held, out.select(held.columns)])
-            .lazy()
-            .group_by(self._names)
-            .agg(pl.col(ID).filter(~pl.col(_OUT)), pl.col(_OUT).sum().cast(pl.Int64))
-            .filter(pl.col(_OUT) > 0)
-            .select(pl.col(ID).list.head(pl.col(_OUT)))
-            .explode(ID)
-            .drop_nulls()
-            .collect()[ID]
-        )
-        self.table.keep(~pl.col(ID).is_in(gone.implode()))
+    def remove(self, ids: pl.Series) -> None:
+        self.table.keep(~pl.col(ID).is_in(ids.implode()))
 
     def let_go(self, keys: pl.DataFrame) -> None:
         """Time does."""
@@ -180,6 +172,31 @@ class _Passing:
             self.table.keep(pl.lit(False))
         elif limit > BEGINNING:
             self.table.keep(ticks(pl.col(self._time), dtype) >= limit)
+
+
+def _oldest_like(rows: pl.DataFrame, held: pl.DataFrame) -> pl.Series:
+    """The numbers of rows of `held` that are equal to these, one each, the oldest first.
+
+    Rows are equal as in a Polars group. Of those that are not there, none is given.
+    """
+    if not rows.height:
+        return held[ID].clear()
+    names = held.columns[1:]
+    marked = [
+        held.with_columns(pl.lit(False).alias(_OUT)),
+        rows.select(pl.lit(None, pl.Int64).alias(ID), *names, pl.lit(True).alias(_OUT)),
+    ]
+    return (
+        pl.concat(marked)
+        .lazy()
+        .group_by(names)
+        .agg(pl.col(ID).filter(~pl.col(_OUT)), pl.col(_OUT).sum().cast(pl.Int64))
+        .filter(pl.col(_OUT) > 0)
+        .select(pl.col(ID).list.head(pl.col(_OUT)))
+        .explode(ID)
+        .drop_nulls()
+        .collect()[ID]
+    )
 
 
 __all__ = ["WEIGHT", "RecomputeGroups"]

@@ -97,7 +97,7 @@ class MergeAggregate:
             groups = _places(touched[GROUP].to_numpy(), found[GROUP].to_numpy())
         else:
             found = pairs.merge(pl.concat(frames).lazy()).collect()
-            groups = _same_keys(touched.select(self._keys), found.select(self._keys))
+            groups = _same_keys(self._keys, touched, found)
         changed = self._pairs[pairs.name].add(touched.select(self._keys), groups, found.select(VALUE, *pairs.columns))
         return touched.with_columns(map(pl.Series, pairs.columns, changed))
 
@@ -143,10 +143,10 @@ def _places(numbers: Ints, asked: Ints) -> Ints:
     return places[asked]
 
 
-def _same_keys(groups: pl.DataFrame, keys: pl.DataFrame) -> Ints:
-    """The row of `groups`, in which all keys are once, for each row of `keys`. No join: it does not always match NaN
-    with NaN."""
-    if not groups.width:
-        return np.zeros(keys.height, np.int64)
-    numbers = group_numbers(pl.concat([groups, keys]), groups.columns)
+def _same_keys(keys: Sequence[str], groups: pl.DataFrame, rows: pl.DataFrame) -> Ints:
+    """The row of `groups`, in which all keys are once, for each of `rows`. No join: it does not always match NaN with
+    NaN."""
+    if not keys:
+        return np.zeros(rows.height, np.int64)
+    numbers = group_numbers(pl.concat([groups.select(keys), rows.select(keys)]), keys)
     return _places(numbers[: groups.height], numbers[groups.height :])

@@ -187,6 +187,8 @@ class PairTable:
 
     def _count_groups(self) -> None:
         """Count each group's pairs, and let go of groups without any."""
+        if not len(self._groups):
+            return
         owners = self._pairs.scan()[_GROUP].to_numpy().astype(np.int64)
         slots = self._groups.find(self._groups.scan().select(self._groups.keys.names()))
         held = np.bincount(owners, minlength=int(slots.max(initial=-1)) + 1).astype(np.int64)[slots]

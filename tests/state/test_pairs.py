@@ -87,18 +87,22 @@ def test_counts_copies_and_undone_versions(script: list[tuple[list[Row], str]], 
         assert len(table) == len(model)
 
 
-def test_one_group_of_everything_needs_no_keys() -> None:
-    """Visitors of a whole site."""
-    table = PairTable(pl.Schema({"v": pl.String()}), ["n"], weighted=False)
-    for values, more in ((["x", "y"], 2), (["y", "z"], 1)):
-        pairs = pl.DataFrame({"v": values, "n": [True, True]})
-        assert [change.tolist() for change in table.add(pl.DataFrame(height=1), np.zeros(2, np.int64), pairs)] == [
-            [more]
-        ]
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_group_of_everything_needs_no_keys(weighted: bool) -> None:
+    """Visitors of a whole site, none of them yet at first."""
+    schema = pl.Schema({"v": pl.String()})
+    table, deltas = PairTable(schema, ["n"], weighted), []
+    dtype = pl.Int64 if weighted else pl.Boolean
+    for values, more in (([], 0), (["x", "y"], 2), (["y", "z"], 1), ([], 0)):
+        pairs = pl.DataFrame({"v": values, "n": [1] * len(values)}, schema={"v": pl.String, "n": pl.Int64})
+        changes = table.add(pl.DataFrame(height=1), np.zeros(len(values), np.int64), pairs.cast({"n": dtype}))
+        assert [change.tolist() for change in changes] == [[more]]
+        deltas.append(table.delta())
         table.commit()
-    copy = PairTable(pl.Schema({"v": pl.String()}), ["n"], weighted=False)
-    copy.restore([table.snapshot()])
-    assert rows_of(copy.snapshot()) == [("x", True, False), ("y", True, False), ("z", True, False)]
+        copy = PairTable(schema, ["n"], weighted)
+        copy.restore(deltas)
+        assert rows_of(copy.snapshot()) == rows_of(table.snapshot())
+    assert [(value, int(n)) for value, n, _ in rows_of(table.snapshot())] == [("x", 1), ("y", 1 + weighted), ("z", 1)]
 
 
 def test_a_group_without_pairs_is_forgotten() -> None:

@@ -170,7 +170,7 @@ class _Passing:
         self.table = RowTable(schema)
 
     def append(self, rows: pl.DataFrame) -> pl.DataFrame:
-        ids = self.table.append(rows)
+        ids = self.table.append(rows, whole=True)
         return rows.clone().insert_column(0, ids)
 
     def that_match(self, rows: pl.DataFrame, on: Sequence[str]) -> pl.DataFrame:

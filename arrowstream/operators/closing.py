@@ -40,7 +40,7 @@ class ClosingGroups:
         new = gathered(inputs[0], ROWS_FRAME)
         begin, end = moment.start(self._mark), moment.end(self._mark)
         if end == begin or not (len(self._rows) or new.height):
-            self._rows.append(new)
+            self._rows.append(new, whole=True)
             return self.nothing()
         whole, open_ = self._parted(new, end)
         if len(self._rows):
@@ -48,7 +48,7 @@ class ClosingGroups:
             if waited.height:
                 self._rows.keep(~self._is_whole(end))
                 whole = pl.concat([waited.drop(ID), whole])
-        self._rows.append(open_)
+        self._rows.append(open_, whole=True)
         if not whole.height:
             return self.nothing()
         return Changes(self._whole(whole.lazy()).collect().lazy())

@@ -128,7 +128,7 @@ class Bins:
         if not rows.height:
             return
         known, (new, counts) = self.values, self._counted(rows)
-        self._table.append(rows)
+        self._table.append(rows, whole=True)
         if len(known):
             together = np.union1d(known, new)
             total = np.zeros(len(together), np.int64)

@@ -12,15 +12,15 @@ import pyarrow as pa
 
 from arrowstream.errors import StateError
 from arrowstream.state.columns import check_payload
-from arrowstream.state.copying import copied, released
+from arrowstream.state.copying import copied, released, texts_released
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
 from arrowstream.state.physical import storage
 
 ID: Final = "__id"
 """The column that names a row: Int64, counted up in order of arrival."""
 
-# Appends below this are written anew when they are joined, so that no frame refers to thousands of buffers.
-_SMALL: Final = 1 << 12
+# A piece that was joined of more appends is written anew, so that no texts refer to thousands of buffers.
+_MANY: Final = 32
 
 
 class RowTable:
@@ -52,6 +52,8 @@ class RowTable:
     def _set(self, frame: pl.DataFrame) -> None:
         """Be one frame whose memory is its own."""
         self._pieces = [frame] if frame.height else []
+        self._buffers = [1] * len(self._pieces)
+        """Of how many appends each piece has the texts."""
         self._whole: pl.DataFrame | None = frame
         # Rows whose texts may be alive: those here, and those dropped since the last copy.
         self._held = frame.height
@@ -80,22 +82,27 @@ class RowTable:
         """Bytes of all rows."""
         return sum(int(piece.estimated_size()) for piece in self._pieces)
 
-    def append(self, rows: pl.DataFrame) -> pl.Series:
-        """Add rows of the table's columns; their numbers."""
+    def append(self, rows: pl.DataFrame, *, whole: bool = False) -> pl.Series:
+        """Add rows of the table's columns; their numbers. Where they are `whole`, and no slice of something larger,
+        numbers stay in the memory they came in."""
         ids = pl.Series(ID, np.arange(self._next, self._next + rows.height))
         if not rows.height:
             return ids
         self._next += rows.height
         self._held += rows.height
-        added = [released(rows.select(list(self._schema)[1:]).insert_column(0, ids))]
+        taken = texts_released if whole else released
+        added = [taken(rows.select(list(self._schema)[1:]).insert_column(0, ids))]
         # A piece joins a last one not twice its size: a row is moved a few times in its life, and pieces stay few.
-        pieces, height = list(self._pieces), rows.height
+        pieces, buffers = list(self._pieces), list(self._buffers)
+        height, joined_buffers = rows.height, 1
         while pieces and pieces[-1].height <= 2 * height:
             height += pieces[-1].height
+            joined_buffers += buffers.pop()
             added.append(pieces.pop())
         joined = pl.concat(reversed(added), rechunk=True) if len(added) > 1 else added[0]
-        self._pieces = [*pieces, copied(joined) if len(added) > 1 and rows.height < _SMALL else joined]
-        self._whole = None
+        if joined_buffers > _MANY:
+            joined, joined_buffers = copied(joined), 1
+        self._pieces, self._buffers, self._whole = [*pieces, joined], [*buffers, joined_buffers], None
         return ids
 
     def keep(self, rows: pl.Series | pl.Expr) -> None:
@@ -109,7 +116,7 @@ class RowTable:
             self._set(copied(kept))
         else:
             kept = kept.rechunk()
-            self._pieces, self._whole = [kept], kept
+            self._pieces, self._buffers, self._whole = [kept], [sum(self._buffers)], kept
 
     def clear(self) -> None:
         """Drop all rows."""
@@ -129,12 +136,12 @@ class RowTable:
 
     def commit(self) -> None:
         """Make the open version the state."""
-        self._committed = (self.frame, self._pieces, self._held)
+        self._committed = (self.frame, self._pieces, self._buffers, self._held)
         self._committed_next = self._next
 
     def rollback(self) -> None:
         """Be again as at the last commit; numbers given since then are not given again."""
-        self._whole, self._pieces, self._held = self._committed
+        self._whole, self._pieces, self._buffers, self._held = self._committed
 
     def snapshot(self) -> pa.Table:
         """All rows in the form of a delta."""

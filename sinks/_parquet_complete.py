@@ -26,11 +26,19 @@ _RUN, _BATCH = "arrowstream.run", "arrowstream.batch"
 class CompleteCommitter:
     """Writes the whole table every batch. Its footer says which batch of which run it is: file and fence are one."""
 
-    def __init__(self, directory: Path, run: str, schema: pa.Schema, kind: ChangeKind, form: FileFormat) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        run: str,
+        schema: pa.Schema,
+        kind: ChangeKind,
+        form: FileFormat,
+        order: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self._home = Home(directory)
         self._run = run
         self._schema = schema
-        self._form = form
+        self._form, self._order = form, list(order)
         self._kind = kind
         self._last: int | None = None
         self._table: LiveTable
@@ -52,6 +60,8 @@ class CompleteCommitter:
 
     def _write(self, batch_id: int) -> None:
         table = pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()])
+        if self._order:
+            table = table.sort_by(self._order)
         staged = self._home.staging / FILE
         try:
             self._form.write(plain(table), staged, {_RUN: self._run, _BATCH: str(batch_id)})

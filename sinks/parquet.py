@@ -37,6 +37,7 @@ class ParquetSink:
                    directory, where SQL finds them and a crash does not lose them. A graceful stop publishes them
     mode           "append", or "complete": the table as it stands, one file `part-0.parquet` replaced every batch;
                    this takes streams that update rows
+    sort_by        columns by which the complete table is sorted, nulls last; `descending` for all of them or for each
     engine         "pyarrow", or "fastparquet"
     """
 
@@ -45,6 +46,8 @@ class ParquetSink:
     partition_by: str | Sequence[str] = field(default=(), kw_only=True)
     roll: str | timedelta | Sequence[str | timedelta] | None = field(default=None, kw_only=True)
     mode: Literal["append", "complete"] = field(default="append", kw_only=True)
+    sort_by: str | Sequence[str] = field(default=(), kw_only=True)
+    descending: bool | Sequence[bool] = field(default=False, kw_only=True)
     engine: Literal["pyarrow", "fastparquet"] = field(default="pyarrow", kw_only=True)
     compression: str = field(default="zstd", kw_only=True)
     schema: pa.Schema | None = field(default=None, kw_only=True, repr=False)
@@ -65,6 +68,7 @@ class ParquetSink:
             raise ChangeKindError(_refusal(kind))
         refuse_types(schema, "Parquet", NOT_IN_POLARS)
         self._check_partitions(schema)
+        self._check_order(schema)
         self._form.check(schema)
         return replace(self, schema=schema, kind=kind)
 
@@ -80,7 +84,7 @@ class ParquetSink:
         schema = bound(self.schema, self.name)
         run = run or uuid.uuid4().hex
         if self.mode == "complete":
-            return CompleteCommitter(self._directory, run, schema, self.kind, self._form)
+            return CompleteCommitter(self._directory, run, schema, self.kind, self._form, self._order)
         roll = None if self.roll is None else parsed_roll(self.roll)
         return ParquetCommitter(self._directory, run, schema, self._partitions, self._form, roll)
 
@@ -91,6 +95,15 @@ class ParquetSink:
     @property
     def _partitions(self) -> tuple[str, ...]:
         return (self.partition_by,) if isinstance(self.partition_by, str) else tuple(self.partition_by)
+
+    @property
+    def _order(self) -> list[tuple[str, str]]:
+        """Columns and directions, as Arrow takes them."""
+        names = [self.sort_by] if isinstance(self.sort_by, str) else list(self.sort_by)
+        down = [self.descending] * len(names) if isinstance(self.descending, bool) else list(self.descending)
+        if len(down) != len(names):
+            raise PlanError(f"descending has {len(down)} values, and sort_by {len(names)} columns")
+        return [(name, "descending" if each else "ascending") for name, each in zip(names, down, strict=True)]
 
     @property
     def _form(self) -> FileFormat:
@@ -108,6 +121,13 @@ class ParquetSink:
             parsed_roll(self.roll)
         if self.mode == "complete" and (self.roll is not None or self.partition_by or self.engine != "pyarrow"):
             raise PlanError("mode='complete' keeps one file: roll=, partition_by= and engine= do not go with it")
+
+    def _check_order(self, schema: pa.Schema) -> None:
+        for column, _ in self._order:
+            if self.mode != "complete":
+                raise PlanError("sort_by= is for a complete result, which is sorted as a whole: mode='complete'")
+            if column not in schema.names:
+                raise unknown_column(column, f"the stream for {os.fspath(self.path)!r}", schema.names)
 
     def _check_partitions(self, schema: pa.Schema) -> None:
         for column in self._partitions:

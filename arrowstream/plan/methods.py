@@ -36,13 +36,6 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class NotYet:
-    """Would make sense on a stream, and is not there yet; `cure` is what does it meanwhile."""
-
-    cure: str
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """Not done on a stream: `why`, and what to write in its place."""
 
@@ -61,8 +54,6 @@ def check_call(method: str, args: Sequence[Any], kwargs: Mapping[str, Any], sche
             check(method, tuple(args), dict(kwargs), schema)
         case Node(call):
             raise PlanError(f"{method} is not recorded row by row; on a stream it is {call}")
-        case NotYet(cure):
-            raise PlanError(f"{method} is not there yet on a stream; meanwhile: {cure}")
         case Refused(why, cure):
             raise NotRowLocalError(f"{method} is refused: {why}; use {cure}")
         case None:
@@ -168,16 +159,20 @@ def _cast(method: str, args: tuple[Any, ...], kwargs: dict[str, Any], schema: pl
 
 _ORDER = Refused("the position of a row depends on how the stream is cut", BY_SQL)
 _NEIGHBOURS = Refused("a row's neighbours may be in another batch", BY_SQL)
-_SORTED = NotYet(BY_SQL)
-_JOIN = NotYet(
-    "for a table that does not change, map_batches(lambda rows: rows.join(table, on=...)); else SQL over outputs"
+_SORTED = Refused(
+    "a stream has no first row until it has ended",
+    "top_k(k, by=...) for the best, .write.parquet(path, mode='complete', sort_by=...) for a sorted table, "
+    "or an output asked by SQL: ctx.sql('... ORDER BY ...')",
+)
+_UPDATE = Refused(
+    "it is a join", "join(other, on=..., how='left') and with_columns(pl.coalesce(pl.col('x_right'), pl.col('x')))"
 )
 _NO_END = Refused("a stream has no end at which to collect it", "preview(...), or bind it to a sink by .write")
 _SINK = Refused("sinks of a stream commit batch by batch", ".write.parquet(...), .write.duckdb(...) and the like")
 _LOCAL = Refused("a stream frame is a plan already and has nothing of its own to copy", "the frame itself")
 _AGG = Node("frame.agg(...), such as frame.agg(pl.all().sum())")
 
-METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
+METHODS: Mapping[str, Rows | Node | Refused] = MappingProxyType(
     {
         "bottom_k": Node("frame.bottom_k(k, by=...)"),
         "cache": _LOCAL,
@@ -262,7 +257,7 @@ METHODS: Mapping[str, Rows | Node | NotYet | Refused] = MappingProxyType(
         "unique": Node("frame.unique(subset, keep=...)"),
         "unnest": Rows(_plain),
         "unpivot": Rows(_plain),
-        "update": _JOIN,
+        "update": _UPDATE,
         "var": _AGG,
         "width": Node("len(frame.columns)"),
         "with_columns": Rows(_each),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from arrowstream.errors import ColumnError, NotRowLocalError, PlanError
-from arrowstream.plan.methods import METHODS, Node, NotYet, Refused, Rows, check_call, output_schema, settle
+from arrowstream.plan.methods import METHODS, Node, Refused, Rows, check_call, output_schema, settle
 
 SCHEMA = pl.Schema(
     {
@@ -160,13 +160,13 @@ def test_other_nodes_are_named() -> None:
     """Someone who comes with a LazyFrame method that is a node of its own is shown its name."""
     with pytest.raises(PlanError, match=r"frame\.group_by"):
         check_call("group_by", ("a",), {}, SCHEMA)
-    with pytest.raises(PlanError, match=r"sort is not there yet on a stream; meanwhile: "):
+    with pytest.raises(PlanError, match=r"sort is refused: .*sort_by="):
         check_call("sort", (), {}, SCHEMA)
     with pytest.raises(PlanError, match="not a known call"):
         check_call("selekt", (), {}, SCHEMA)
     for entry in METHODS.values():
         match entry:
-            case Node(said) | NotYet(said):
+            case Node(said):
                 assert said
             case Refused(reason, remedy):
                 assert reason

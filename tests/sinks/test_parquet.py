@@ -193,6 +193,9 @@ def test_streams_that_update_rows_are_refused_with_the_cure() -> None:
         ({"partition_by": "kez"}, "did you mean 'key'"),
         ({"partition_by": ("key", "value")}, "nothing is left"),
         ({"mode": "complete", "roll": "1m"}, "do not go with it"),
+        ({"sort_by": "key"}, "mode='complete'"),
+        ({"mode": "complete", "sort_by": "kez"}, "did you mean 'key'"),
+        ({"mode": "complete", "sort_by": "key", "descending": [True, False]}, "2 values"),
         ({"name": "two words"}, "one word"),
     ],
 )
@@ -378,6 +381,17 @@ def test_a_reader_of_a_file_that_is_replaced(tmp_path: Path) -> None:
         done.set()
         thread.join()
     assert seen == {(100, 1)}
+
+
+def test_a_complete_table_is_sorted(tmp_path: Path) -> None:
+    """A leader board: whoever opens the file finds the best on top."""
+    sink = ParquetSink(tmp_path / "out", mode="complete", sort_by=["value", "key"], descending=[True, False])
+    sink = sink.bind(SCHEMA, Upsert(("key",)))
+    with closing(sink.committer()) as committer:
+        write(sink, 0, rows(b=2, a=2, c=1), committer)
+        assert pq.read_table(tmp_path / "out")["key"].to_pylist() == ["a", "b", "c"]
+        write(sink, 1, rows(c=3), committer)
+        assert pq.read_table(tmp_path / "out")["key"].to_pylist() == ["c", "a", "b"]
 
 
 def test_connect_sees_whole_batches_from_another_process(tmp_path: Path) -> None:

@@ -59,12 +59,12 @@ class CompleteCommitter:
         self._last = batch_id
 
     def _write(self, batch_id: int) -> None:
-        table = pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()])
+        table = plain(pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()]))
         if self._order:
             table = table.sort_by(self._order)
         staged = self._home.staging / FILE
         try:
-            self._form.write(plain(table), staged, {_RUN: self._run, _BATCH: str(batch_id)})
+            self._form.write(table, staged, {_RUN: self._run, _BATCH: str(batch_id)})
             os.replace(staged, self._home.directory / FILE)
             sync_directory(self._home.directory)
         except (OSError, pa.ArrowException) as error:

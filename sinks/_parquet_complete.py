@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,7 +17,7 @@ from arrowstream.connectors.view import TableView
 from arrowstream.errors import SinkError
 from arrowstream.sinks._handover import handed_over
 from arrowstream.sinks._parquet_committer import clear_staging, lock_home
-from arrowstream.sinks._parquet_files import FileFormat, plain
+from arrowstream.sinks._parquet_files import FileFormat, as_arrow, plain
 from arrowstream.sinks._tables import LiveTable, live_table
 
 FILE = "part-0.parquet"
@@ -33,7 +34,7 @@ class CompleteCommitter:
         schema: pa.Schema,
         kind: ChangeKind,
         form: FileFormat,
-        order: Sequence[tuple[str, str]] = (),
+        order: Sequence[tuple[str, bool]] = (),
     ) -> None:
         self._home = Home(directory)
         self._run = run
@@ -61,7 +62,7 @@ class CompleteCommitter:
     def _write(self, batch_id: int) -> None:
         table = plain(pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()]))
         if self._order:
-            table = table.sort_by(self._order)
+            table = _sorted(table, self._order)
         staged = self._home.staging / FILE
         try:
             self._form.write(table, staged, {_RUN: self._run, _BATCH: str(batch_id)})
@@ -105,3 +106,10 @@ class CompleteCommitter:
 
     def last_batch(self) -> int | None:
         return self._last
+
+
+def _sorted(table: pa.Table, order: Sequence[tuple[str, bool]]) -> pa.Table:
+    """By columns, descending where said so; PyArrow 26 cannot sort the texts that Polars makes."""
+    names, descending = zip(*order, strict=True)
+    rows = pl.DataFrame(pl.from_arrow(table))
+    return as_arrow(rows.sort(list(names), descending=list(descending), nulls_last=True), table.schema)

@@ -97,13 +97,13 @@ class ParquetSink:
         return (self.partition_by,) if isinstance(self.partition_by, str) else tuple(self.partition_by)
 
     @property
-    def _order(self) -> list[tuple[str, str]]:
-        """Columns and directions, as Arrow takes them."""
+    def _order(self) -> list[tuple[str, bool]]:
+        """Columns to sort by, and whether each is descending."""
         names = [self.sort_by] if isinstance(self.sort_by, str) else list(self.sort_by)
         down = [self.descending] * len(names) if isinstance(self.descending, bool) else list(self.descending)
         if len(down) != len(names):
             raise PlanError(f"descending has {len(down)} values, and sort_by {len(names)} columns")
-        return [(name, "descending" if each else "ascending") for name, each in zip(names, down, strict=True)]
+        return list(zip(names, down, strict=True))
 
     @property
     def _form(self) -> FileFormat:

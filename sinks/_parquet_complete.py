@@ -17,8 +17,8 @@ from arrowstream.connectors.view import TableView
 from arrowstream.errors import SinkError
 from arrowstream.sinks._handover import handed_over
 from arrowstream.sinks._parquet_committer import clear_staging, lock_home
-from arrowstream.sinks._parquet_files import FileFormat, as_arrow, plain
-from arrowstream.sinks._tables import LiveTable, live_table
+from arrowstream.sinks._parquet_files import FileFormat, plain
+from arrowstream.sinks._tables import LiveTable, as_arrow, live_table
 
 FILE = "part-0.parquet"
 _RUN, _BATCH = "arrowstream.run", "arrowstream.batch"

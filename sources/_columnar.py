@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -90,47 +90,58 @@ def _schema(written: _Written) -> pl.Schema:
 
 @lru_cache(maxsize=1024)
 def _read_footer(path: str, format: str, *changes: int) -> Footer:
-    magic = _MAGIC[format]
-    with open(path, "rb") as file:
-        head = file.read(len(magic))
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(size - len(magic), 0))
-        tail = file.read()
-    if not magic.startswith(head):
-        raise SourceError(f"{path} is no {_NAMES[format]} file: it begins with {head!r}")
-    if tail != magic or size <= 2 * len(magic):
-        raise Unfinished(f"{path} has no footer: it is still being written, or was cut off")
+    tail = _tail(path, format, 1 << 14)
     try:
         if format == "parquet":
-            metadata = pq.read_metadata(path)
-            schema = _schema(_Written(metadata.schema.to_arrow_schema(), path))
-            groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-            ends = tuple(accumulate(group.num_rows for group in groups))
-            ranges = tuple(_ranges(group, schema) for group in groups)
-            return Footer(schema, ends, sum(group.total_byte_size for group in groups), ranges)
+            length = int.from_bytes(tail[-8:-4], "little") + 8
+            if length > len(tail):
+                tail = _tail(path, format, length)
+            return _parquet_footer(path, pq.read_metadata(pa.BufferReader(tail)))
         schema = scan_file(path, format).collect_schema()
         with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
-            return Footer(schema, (reader.count_rows(),), size)
+            return Footer(schema, (reader.count_rows(),), os.path.getsize(path))
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise SourceError(f"{path} is damaged: {error}") from error
 
 
+def _parquet_footer(path: str, metadata: pq.FileMetaData) -> Footer:
+    schema = _schema(_Written(metadata.schema.to_arrow_schema(), path))
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    ends = tuple(accumulate(group.num_rows for group in groups))
+    counting = [name for name, dtype in schema.items() if _counts(dtype)]
+    ranges = tuple(_ranges(group, counting) for group in groups)
+    return Footer(schema, ends, sum(group.total_byte_size for group in groups), ranges)
+
+
+def _tail(path: str, format: str, most: int) -> bytes:
+    """The last bytes of a file, which end as its format does: in one read, since receivers read many."""
+    magic = _MAGIC[format]
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        tail = os.pread(file.fileno(), most, max(size - most, 0))
+        if tail.endswith(magic) and size > 2 * len(magic):
+            return tail
+        head = file.read(len(magic))
+    if not magic.startswith(head):
+        raise SourceError(f"{path} is no {_NAMES[format]} file: it begins with {head!r}")
+    raise Unfinished(f"{path} has no footer: it is still being written, or was cut off")
+
+
 def widest(ranges: Sequence[Mapping[str, tuple[int, int]]]) -> Mapping[str, tuple[int, int]]:
     """The ranges of several stretches of rows together, of columns of which all of them tell."""
-    if not ranges:
-        return {}
+    if len(ranges) <= 1:
+        return ranges[0] if ranges else {}
     known = set(ranges[0]).intersection(*ranges[1:])
     return {name: (min(each[name][0] for each in ranges), max(each[name][1] for each in ranges)) for name in known}
 
 
-def _ranges(group: pq.RowGroupMetaData, schema: pl.Schema) -> Mapping[str, tuple[int, int]]:
+def _ranges(group: pq.RowGroupMetaData, counting: Collection[str]) -> Mapping[str, tuple[int, int]]:
     found = {}
     for place in range(group.num_columns):
         column = group.column(place)
-        name = column.path_in_schema
-        if not _counts(schema.get(name)) or column.physical_type not in ("INT32", "INT64"):
+        if (name := column.path_in_schema) not in counting or column.physical_type not in ("INT32", "INT64"):
             continue
         told = column.statistics
         if told is not None and told.has_min_max and told.has_null_count and not told.null_count:
@@ -138,7 +149,7 @@ def _ranges(group: pq.RowGroupMetaData, schema: pl.Schema) -> Mapping[str, tuple
     return found
 
 
-def _counts(dtype: pl.DataType | None) -> bool:
+def _counts(dtype: pl.DataType) -> bool:
     """Whether a column's values are kept in files as the signed integers that Polars has for them."""
     return isinstance(dtype, pl.Datetime | pl.Date) or dtype in (pl.Int64, pl.Int32)
 

@@ -213,6 +213,7 @@ class FileReader:
         self._source, self._split, self._log = source, split, log
         self._waiting: list[Entry] = []
         self._footer: Footer | None = None
+        self._fits: pl.Schema | None = None  # files alike share it, and need not be looked at again
         self._file: LineFile | None = None
         self._refused: list[pa.RecordBatch] = []
         self._unfinished: dict[str, float] = {}  # since when; infinite once it is reported
@@ -297,8 +298,9 @@ class FileReader:
 
     def _known(self, footer: Footer, first: int, last: int) -> Mapping[str, tuple[int, int]]:
         """The ranges of columns that the stream has as the file has them."""
-        schema = self._source.frame_schema
-        found = footer.ranges_of(first, last)
+        schema, found = self._source.frame_schema, footer.ranges_of(first, last)
+        if footer.schema is self._fits:
+            return found
         return {name: found[name] for name in found if name in schema and schema[name] == footer.schema[name]}
 
     def _open_footer(self) -> Footer | None:
@@ -327,7 +329,10 @@ class FileReader:
 
     def _read_footer(self, path: str) -> Footer:
         footer = read_footer(path, self._source.format)
-        conform(path, footer.schema, self._source.frame_schema)
+        if footer.schema is not self._fits:
+            conform(path, footer.schema, self._source.frame_schema)
+            if footer.schema == self._source.frame_schema:
+                self._fits = footer.schema
         return footer
 
     def _wait_for(self, name: str, error: Unfinished) -> None:

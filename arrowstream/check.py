@@ -76,7 +76,7 @@ def run_pieces(
     unit = units([output])[0]
     program = compile_unit(unit)
     each = [Partition(number, partitions, program, unit) for number in range(partitions)]
-    taken = [Changes(node.schema.to_frame().lazy())]
+    taken = [Changes.of(node.schema.to_frame())]
     times = _Times(unit, len(pieces), patient)
     turned_away: list[pa.Table] = [] if letters is None else letters
     for batch, piece in enumerate(pieces):
@@ -166,9 +166,9 @@ def _blocks(rows: pl.DataFrame, partitions: int) -> list[pl.DataFrame]:
 def _changes(batch: ChangeBatch) -> Changes:
     frame = pl.DataFrame(batch.rows)
     if batch.weights is None:
-        return Changes(frame.lazy())
+        return Changes.of(frame)
     signs = pl.Series(batch.weights)
-    return Changes(frame.filter(signs > 0).lazy(), frame.filter(signs < 0).lazy())
+    return Changes.of(frame.filter(signs > 0), frame.filter(signs < 0))
 
 
 def live_rows(changes: Sequence[Changes], kind: ChangeKind) -> pl.DataFrame:

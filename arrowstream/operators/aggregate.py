@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
 from arrowstream.operators.ordering import Ints, group_numbers
@@ -43,8 +44,8 @@ class PartialAggregate:
                 sides.append(changes.removed.with_columns(pl.lit(-1, pl.Int64).alias(WEIGHT)))
             frame = pl.concat(sides)
         if not plan.pairs:
-            return {MAIN: plan.partial(frame, weight, alike).collect()}
-        frames = plan.partials(frame, weight)
+            return {MAIN: plan.partial(frame, weight, alike).collect(engine=engine(changes.rows))}
+        frames = plan.partials(frame, weight, changes.rows)
         return frames if self._numbered else {name: found.drop(GROUP) for name, found in frames.items()}
 
 
@@ -96,7 +97,8 @@ class MergeAggregate:
         """One row per group that has rows in this batch."""
         if len(frames) == 1:
             return frames[0]
-        return self._plan.merge(pl.concat(frames).lazy()).collect()
+        together = pl.concat(frames)
+        return self._plan.merge(together.lazy()).collect(engine=engine(together.height))
 
     def _count_pairs(self, touched: pl.DataFrame, pairs: Pairs, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """Bring a table of pairs forward, and write into its columns by how much the counts changed."""
@@ -104,7 +106,8 @@ class MergeAggregate:
             found = frames[0]
             groups = _places(touched[GROUP].to_numpy(), found[GROUP].to_numpy())
         else:
-            found = pairs.merge(pl.concat(frames).lazy()).collect()
+            together = pl.concat(frames)
+            found = pairs.merge(together.lazy()).collect(engine=engine(together.height))
             groups = _same_keys(touched, found, self._keys)
         changed = self._pairs[pairs.name].add(touched.select(self._keys), groups, found.select(VALUE, *pairs.columns))
         return touched.with_columns(map(pl.Series, pairs.columns, changed))
@@ -116,16 +119,16 @@ class MergeAggregate:
         added = self._rows(keys, new)
         if not self._emit_removed:
             if alive is None:
-                return Changes(added.lazy())
+                return Changes.of(added)
             gone = known & ~alive
-            return Changes(added.filter(alive).lazy(), self._rows(keys.filter(gone), old.filter(gone)).lazy())
+            return Changes.of(added.filter(alive), self._rows(keys.filter(gone), old.filter(gone)))
         removed = self._rows(keys, old)
         same = known if alive is None else known & alive
         same &= pl.select(
             pl.all_horizontal(pl.lit(True), *(added[name].eq_missing(removed[name]) for name in added.columns))
         ).to_series()
         after = ~same if alive is None else alive & ~same
-        return Changes(added.filter(after).lazy(), removed.filter(known & ~same).lazy())
+        return Changes.of(added.filter(after), removed.filter(known & ~same))
 
     def _rows(self, keys: pl.DataFrame, accumulators: pl.DataFrame) -> pl.DataFrame:
         return self._plan.final(pl.concat([keys, accumulators], how="horizontal"))
@@ -135,11 +138,11 @@ class MergeAggregate:
         nothing = self._plan.accumulators.to_frame().clear(1)
         self._main.put(self._main.upsert(nothing.select(self._keys)).slots, nothing)
         added = self._plan.final_of_nothing()
-        return Changes(added.lazy(), added.clear().lazy() if self._weighted or self._emit_removed else None)
+        return Changes.of(added, added.clear() if self._weighted or self._emit_removed else None)
 
     def nothing(self) -> Changes:
-        empty = self._plan.output.to_frame().lazy()
-        return Changes(empty, empty if self._weighted or self._emit_removed else None)
+        empty = self._plan.output.to_frame()
+        return Changes.of(empty, empty if self._weighted or self._emit_removed else None)
 
 
 def _places(numbers: Ints, asked: Ints) -> Ints:

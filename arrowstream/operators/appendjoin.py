@@ -36,7 +36,7 @@ class AppendJoin:
         return {"left": self._left, "right": self._right}
 
     def nothing(self) -> Changes:
-        return Changes(self._pairing.output.to_frame().lazy())
+        return Changes.of(self._pairing.output.to_frame())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         left = self._that_match(gathered(inputs[0], ROWS_FRAME), self._pairing.left_on)
@@ -55,8 +55,10 @@ class AppendJoin:
         self._left.append(left, lefts)
         if not pairs:
             return self.nothing()
-        found = (pairs[0] if len(pairs) == 1 else pairs[0].vstack(pairs[1])).lazy()
-        return Changes(self._pairing.shown(found.filter(self._pairing.where) if self._pairing.where else found))
+        found = Changes.of(pairs[0] if len(pairs) == 1 else pairs[0].vstack(pairs[1]))
+        if self._pairing.where:
+            found = found.map(lambda rows: rows.filter(self._pairing.where))
+        return found.map(self._pairing.shown)
 
     def _that_match(self, rows: pl.DataFrame, on: Sequence[str]) -> pl.DataFrame:
         """The rows without those that no row can ever match."""

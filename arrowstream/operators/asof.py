@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -35,7 +36,7 @@ class AsofJoinOperator:
         return {"left": self._left, "right": self._right}
 
     def nothing(self) -> Changes:
-        return Changes(self._node.schema.to_frame().lazy())
+        return Changes.of(self._node.schema.to_frame())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         self._left.append(gathered(inputs[0], ROWS_FRAME))
@@ -57,11 +58,11 @@ class AsofJoinOperator:
         found = self._answers(rows) if rows.height else self._node.schema.to_frame()
         self._left.keep(~ready)
         self._let_go(ended[0])
-        return Changes(found.lazy())
+        return Changes.of(found)
 
     def _answers(self, rows: pl.DataFrame) -> pl.DataFrame:
         right = self._right.frame.drop(ID).sort(self._node.right_on, maintain_order=True)
-        found = self._node.join(rows.lazy(), right.lazy()).collect()
+        found = self._node.join(rows.lazy(), right.lazy()).collect(engine=engine(rows.height + right.height))
         return found.select(self._node.schema.names())
 
     def _let_go(self, left_watermark: int) -> None:

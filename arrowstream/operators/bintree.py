@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.windowshape import WINDOW
 from arrowstream.plan.aggregates import Decomposition
 from arrowstream.plan.grid import Grid, Ints, Spans, cover
@@ -50,7 +51,7 @@ class BinTree:
                 return
             inside = pl.col(_RUN).is_between(begin * _BASE, stop * _BASE, closed="left")
             runs = below.filter(inside).with_columns(pl.col(_RUN).floordiv(_BASE))
-            made = self._plan.merge(runs, [*self._keys, _RUN]).collect()
+            made = self._plan.merge(runs, [*self._keys, _RUN]).collect(engine=engine(bins.height + len(self.table)))
             self.table.append(made.with_columns(pl.lit(level, pl.Int64).alias(_LEVEL)))
             below = self.table.frame.lazy().filter(pl.col(_LEVEL) == level)
 

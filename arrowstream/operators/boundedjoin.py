@@ -51,7 +51,7 @@ class BoundedJoin:
         return tables
 
     def nothing(self) -> Changes:
-        return Changes(self._pairing.output.to_frame().lazy())
+        return Changes.of(self._pairing.output.to_frame())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         left, right = (gathered(parts, ROWS_FRAME) for parts in inputs)
@@ -59,11 +59,13 @@ class BoundedJoin:
 
     def _pairs_alone(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
         """Pairs of what comes with what is kept, and with what comes. Rows that have expired by now are never kept."""
-        pairing, joins = self._pairing, []
+        pairing, joins, rows = self._pairing, [], left.height + right.height
         if left.height and (old := self._right.that_match(left, pairing.left_on)).height:
+            rows += old.height
             joins.append(pairing.pairs(left.lazy(), old.select(pairing.right.names()).lazy()))
         if right.height:
             old = self._left.that_match(right, pairing.right_on).select(pairing.left.names())
+            rows += old.height
             both = pl.concat([old, left.select(old.columns)], rechunk=False) if left.height else old
             joins.append(pairing.pairs(both.lazy(), right.lazy()))
         found = [pairing.shown(each) for each in joins]
@@ -75,7 +77,7 @@ class BoundedJoin:
             side.append(new)
         if not found:
             return self.nothing()
-        return Changes(found[0] if len(found) == 1 else pl.concat(found))
+        return Changes(found[0] if len(found) == 1 else pl.concat(found), rows=rows)
 
     def _with_lonely(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
         """Pairs, and rows that expire without one."""
@@ -111,7 +113,7 @@ class BoundedJoin:
                 out.append(pairing.lonely_left(alone) if number == 0 else pairing.lonely_right(alone))
         if not out:
             return self.nothing()
-        return Changes(pl.concat(out).collect().lazy())
+        return Changes.of(pl.concat(out).collect())
 
     def _expire(self, moment: Moment) -> list[pl.DataFrame | None]:
         """Let rows go that nothing to come can match; the rows of each side that went."""

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.changes import ChangeBatch
+from arrowstream.engine import engine
 
 NEWEST = pl.CompatLevel.newest()
 
@@ -25,23 +26,31 @@ class Changes:
 
     added: pl.LazyFrame
     removed: pl.LazyFrame | None = None
+    rows: int | None = None
+    """About how many rows they are made from, where that is known: by it the engine is chosen."""
+
+    @classmethod
+    def of(cls, added: pl.DataFrame, removed: pl.DataFrame | None = None) -> Changes:
+        """Changes that are no longer lazy."""
+        if removed is None:
+            return cls(added.lazy(), rows=added.height)
+        return cls(added.lazy(), removed.lazy(), added.height + removed.height)
 
     def map(self, function: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Changes:
         """The same row-local function over both sides."""
-        return Changes(function(self.added), None if self.removed is None else function(self.removed))
+        return Changes(function(self.added), None if self.removed is None else function(self.removed), self.rows)
 
     def collect(self) -> Changes:
         """Run what is still lazy, so that several readers share one result."""
         if self.removed is None:
-            return Changes(self.added.collect().lazy())
-        added, removed = pl.collect_all([self.added, self.removed])
-        return Changes(added.lazy(), removed.lazy())
+            return Changes.of(self.added.collect(engine=engine(self.rows)))
+        return Changes.of(*pl.collect_all([self.added, self.removed], engine=engine(self.rows)))
 
     def to_batch(self, schema: pa.Schema | None = None) -> ChangeBatch:
         """For a sink: removed rows first, as a row that is replaced goes before it comes."""
         if self.removed is None:
-            return ChangeBatch(to_arrow(self.added.collect()))
-        added, removed = pl.collect_all([self.added, self.removed])
+            return ChangeBatch(to_arrow(self.added.collect(engine=engine(self.rows))))
+        added, removed = pl.collect_all([self.added, self.removed], engine=engine(self.rows))
         weights = np.concatenate([np.full(removed.height, -1, np.int64), np.ones(added.height, np.int64)])
         return ChangeBatch(to_arrow(pl.concat([removed, added])), pa.array(weights))
 
@@ -49,8 +58,12 @@ class Changes:
 def union(parts: Iterable[Changes]) -> Changes:
     """All of them together, in order."""
     each = list(parts)
+    if len(each) == 1:
+        return each[0]
     removed = [part.removed for part in each if part.removed is not None]
-    return Changes(pl.concat([part.added for part in each]), pl.concat(removed) if removed else None)
+    sizes = [part.rows for part in each if part.rows is not None]
+    rows = sum(sizes) if len(sizes) == len(each) else None
+    return Changes(pl.concat([part.added for part in each]), pl.concat(removed) if removed else None, rows)
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:

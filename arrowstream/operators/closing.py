@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -34,7 +35,7 @@ class ClosingGroups:
         return {"rows": self._rows}
 
     def nothing(self) -> Changes:
-        return Changes(self._output.to_frame().lazy())
+        return Changes.of(self._output.to_frame())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = gathered(inputs[0], ROWS_FRAME)
@@ -51,7 +52,7 @@ class ClosingGroups:
         self._rows.append(open_, whole=True)
         if not whole.height:
             return self.nothing()
-        return Changes(self._whole(whole.lazy()).collect().lazy())
+        return Changes.of(self._whole(whole.lazy()).collect(engine=engine(whole.height)))
 
     def _parted(self, rows: pl.DataFrame, end: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The rows of groups that are whole, and the others."""

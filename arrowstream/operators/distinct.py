@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.expiry import forget
@@ -36,9 +37,9 @@ class DistinctPartial:
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
         if self._within is not None:
-            rows = changes.added.collect()
+            rows = changes.added.collect(engine=engine(changes.rows))
             return {ROWS_FRAME: rows if self._judge is None else self._judge.in_time(rows, moment)}
-        return {ROWS_FRAME: _once(changes.added, self._subset, self._keep).collect()}
+        return {ROWS_FRAME: _once(changes.added, self._subset, self._keep).collect(engine=engine(changes.rows))}
 
 
 def _once(rows: pl.LazyFrame, subset: Sequence[str], keep: str) -> pl.LazyFrame:
@@ -48,7 +49,9 @@ def _once(rows: pl.LazyFrame, subset: Sequence[str], keep: str) -> pl.LazyFrame:
 def _gathered_once(parts: Parts, subset: Sequence[str], keep: str) -> pl.DataFrame:
     """What the partials let through, put together where there are several."""
     rows = gathered(parts)
-    return rows if one_part(parts) or not rows.height else _once(rows.lazy(), subset, keep).collect()
+    if one_part(parts) or not rows.height:
+        return rows
+    return _once(rows.lazy(), subset, keep).collect(engine=engine(rows.height))
 
 
 class DistinctFirst:
@@ -64,14 +67,14 @@ class DistinctFirst:
         return {"seen": self._seen}
 
     def nothing(self) -> Changes:
-        return Changes(self._output.to_frame().lazy())
+        return Changes.of(self._output.to_frame())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = _gathered_once(inputs[0], self._subset, "first")
         if not new.height:
             return self.nothing()
         slots = self._seen.upsert(new.select(self._subset))
-        return Changes(new.filter(pl.Series(slots.fresh)).lazy())
+        return Changes.of(new.filter(pl.Series(slots.fresh)))
 
     def forget(self, keys: pl.DataFrame) -> None:
         """Let these keys go."""
@@ -96,8 +99,8 @@ class DistinctLast:
         return {"last": self._table}
 
     def nothing(self) -> Changes:
-        empty = self._output.to_frame().lazy()
-        return Changes(empty, empty if self._emit_removed else None)
+        empty = self._output.to_frame()
+        return Changes.of(empty, empty if self._emit_removed else None)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = _gathered_once(inputs[0], self._subset, "last")
@@ -107,9 +110,9 @@ class DistinctLast:
         removed = None
         if self._emit_removed:
             old = pl.concat([new.select(self._subset), self._table.gather(slots.slots)], how="horizontal")
-            removed = old.filter(~pl.Series(slots.fresh)).select(self._names).lazy()
+            removed = old.filter(~pl.Series(slots.fresh)).select(self._names)
         self._table.put(slots.slots, new.select(self._values))
-        return Changes(new.select(self._names).lazy(), removed)
+        return Changes.of(new.select(self._names), removed)
 
     def forget(self, keys: pl.DataFrame) -> None:
         """Let these keys go."""
@@ -137,7 +140,7 @@ class DistinctWithin:
         return {"kept": self._kept}
 
     def nothing(self) -> Changes:
-        return Changes(self._output.to_frame().lazy())
+        return Changes.of(self._output.to_frame())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = gathered(inputs[0], ROWS_FRAME)
@@ -145,7 +148,7 @@ class DistinctWithin:
         limit = moment.forgotten(self._mark)
         if limit > moment.late_before(self._mark):
             self._kept.keep(pl.lit(False) if limit == FOREVER else pl.col(_TICKS) + self._within > limit)
-        return Changes(given.lazy())
+        return Changes.of(given)
 
     def _let_through(self, new: pl.DataFrame) -> pl.DataFrame:
         left = new.select(*self._subset, ticks(pl.col(self._time), self._dtype).alias(_TICKS)).with_row_index(_PLACE)
@@ -167,4 +170,4 @@ class DistinctWithin:
             return rows
         pairs = rows.lazy().join(kept.lazy().rename({_TICKS: _KEPT}), on=self._subset, nulls_equal=True)
         near = pairs.filter((pl.col(_TICKS) - pl.col(_KEPT)).abs() < self._within).select(_PLACE)
-        return rows.lazy().join(near, on=_PLACE, how="anti", maintain_order="left").collect()
+        return rows.lazy().join(near, on=_PLACE, how="anti", maintain_order="left").collect(engine=engine(rows.height))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Moment
@@ -26,7 +27,7 @@ class RowsPartial:
         return (ROWS_FRAME,)
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
-        frame = self._rows(changes).collect()
+        frame = self._rows(changes).collect(engine=engine(changes.rows))
         return {ROWS_FRAME: frame if self._judge is None else self._judge.in_time(frame, moment)}
 
     def _rows(self, changes: Changes) -> pl.LazyFrame:
@@ -60,15 +61,15 @@ def consolidated(weighted: pl.DataFrame) -> pl.DataFrame:
     columns = [name for name in weighted.columns if name != WEIGHT]
     if not weighted.height:
         return weighted
-    total = pl.col(WEIGHT).sum()
-    return weighted.lazy().group_by(columns, maintain_order=True).agg(total).filter(pl.col(WEIGHT) != 0).collect()
+    total = weighted.lazy().group_by(columns, maintain_order=True).agg(pl.col(WEIGHT).sum())
+    return total.filter(pl.col(WEIGHT) != 0).collect(engine=engine(weighted.height))
 
 
 def signed(weighted: pl.DataFrame) -> Changes:
     """Rows with weights as changes: a row of weight 2 comes twice."""
     rows = weighted.drop(WEIGHT)
     weight = weighted[WEIGHT]
-    return Changes(_times(rows, weight, 1).lazy(), _times(rows, weight, -1).lazy())
+    return Changes.of(_times(rows, weight, 1), _times(rows, weight, -1))
 
 
 def _times(rows: pl.DataFrame, weight: pl.Series, sign: int) -> pl.DataFrame:
@@ -82,10 +83,8 @@ def _times(rows: pl.DataFrame, weight: pl.Series, sign: int) -> pl.DataFrame:
 
 def difference(old: pl.DataFrame, new: pl.DataFrame) -> Changes:
     """What has to be taken back and given for `new` to stand in the place of `old`; rows are multisets."""
-    if not old.height:
-        return Changes(new.lazy(), old.lazy())
-    if not new.height:
-        return Changes(new.lazy(), old.lazy())
+    if not old.height or not new.height:
+        return Changes.of(new, old)
     weighted = pl.concat(
         [
             old.with_columns(pl.lit(-1, pl.Int64).alias(WEIGHT)),

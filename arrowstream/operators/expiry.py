@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import gathered, one_part
 from arrowstream.operators.late import LateJudge
@@ -46,10 +47,10 @@ class TouchedPartial:
         return (*self._inner.frames, TOUCHED)
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
-        rows = self._judge.in_time(changes.added.collect(), moment).lazy()
+        rows = self._judge.in_time(changes.added.collect(engine=engine(changes.rows)), moment)
         time = ticks(pl.col(self._judge.column), self._judge.dtype).max().alias(_TICKS)
-        touched = rows.group_by(self._by).agg(time).collect()
-        return {**self._inner.partial(Changes(rows), moment), TOUCHED: touched}
+        touched = rows.lazy().group_by(self._by).agg(time).collect(engine=engine(rows.height))
+        return {**self._inner.partial(Changes.of(rows), moment), TOUCHED: touched}
 
 
 class Expiring:

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, consolidated, gathered, signed
 from arrowstream.operators.moment import Moment
@@ -52,8 +53,8 @@ class UnboundedJoin:
         return {"left": self._left.rows, "right": self._right.rows}
 
     def nothing(self) -> Changes:
-        empty = self._pairing.output.to_frame().lazy()
-        return Changes(empty, None if self._append else empty)
+        empty = self._pairing.output.to_frame()
+        return Changes.of(empty, None if self._append else empty)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         left = self._left.take(gathered(inputs[0], ROWS_FRAME))
@@ -66,9 +67,9 @@ class UnboundedJoin:
             for pair in pairs:
                 assert pair.frame is not None
                 given = pl.Series(pair.signs > 0)
-                shown.put(self._pairing.shown(pair.frame.filter(given).lazy()), 1)
+                shown.put(self._pairing.shown(pair.frame.filter(given).lazy()), 1, len(pair.signs))
                 if not given.all():
-                    shown.put(self._pairing.shown(pair.frame.filter(~given).lazy()), -1)
+                    shown.put(self._pairing.shown(pair.frame.filter(~given).lazy()), -1, len(pair.signs))
         if self._once:
             self._met_once(left, right, pairs, shown)
         else:
@@ -139,11 +140,11 @@ class UnboundedJoin:
             if not rows.height:
                 continue
             if self._pairing.how == "semi":
-                shown.put(rows.lazy(), sign)
+                shown.put(rows.lazy(), sign, rows.height)
             elif side is self._left:
-                shown.put(self._pairing.lonely_left(rows.lazy()), sign)
+                shown.put(self._pairing.lonely_left(rows.lazy()), sign, rows.height)
             else:
-                shown.put(self._pairing.lonely_right(rows.lazy()), sign)
+                shown.put(self._pairing.lonely_right(rows.lazy()), sign, rows.height)
 
     def _met_once(self, left: _Batch, right: _Batch, pairs: Sequence[_Pairs], shown: _Shown) -> None:
         met = np.zeros(left.rows.height, np.bool_)
@@ -266,13 +267,17 @@ class _Shown:
     def __init__(self) -> None:
         self._given: list[pl.LazyFrame] = []
         self._taken: list[pl.LazyFrame] = []
+        self._rows = 0
 
-    def put(self, rows: pl.LazyFrame, sign: int) -> None:
+    def put(self, rows: pl.LazyFrame, sign: int, count: int) -> None:
+        """About so many rows, with this sign."""
         (self._given if sign > 0 else self._taken).append(rows)
+        self._rows += count
 
     def changes(self, output: pl.Schema, append: bool) -> Changes:
         empty = [output.to_frame().lazy()]
-        return Changes(pl.concat(self._given or empty), None if append else pl.concat(self._taken or empty))
+        removed = None if append else pl.concat(self._taken or empty)
+        return Changes(pl.concat(self._given or empty), removed, self._rows)
 
 
 def _among(
@@ -290,5 +295,6 @@ def _among(
     keys = [f"__key_{number}" for number in range(len(left_on))]
     if left.out or right.out or not keys:
         keys.append(_SIGN)
-    found = one.join(two, on=keys, nulls_equal=nulls_equal).select(_ONE, _TWO).collect()
+    joined = one.join(two, on=keys, nulls_equal=nulls_equal).select(_ONE, _TWO)
+    found = joined.collect(engine=engine(left.rows.height + right.rows.height))
     return found[_ONE].to_numpy(), found[_TWO].to_numpy()

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from arrowstream.engine import engine
+
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 _WORD: Final = 63
@@ -171,7 +173,8 @@ def _telling(rows: pl.DataFrame, groups: Sequence[str]) -> Ints | None:
 
 def group_numbers(rows: pl.DataFrame, groups: Sequence[str]) -> Ints:
     """The number of each row's group, in any order; equal keys as in a Polars group."""
-    found = rows.lazy().select(groups).with_row_index(_PLACE).group_by(groups).agg(_PLACE).select(_PLACE).collect()
+    grouped = rows.lazy().select(groups).with_row_index(_PLACE).group_by(groups).agg(_PLACE)
+    found = grouped.select(_PLACE).collect(engine=engine(rows.height))
     numbers = np.empty(rows.height, np.int64)
     places = found[_PLACE].explode(empty_as_null=False, keep_nulls=False).to_numpy()
     numbers[places] = np.repeat(np.arange(found.height), found[_PLACE].list.len().to_numpy())

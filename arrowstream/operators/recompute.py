@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.errors import StateError
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, consolidated, difference, gathered, signed
@@ -42,8 +43,8 @@ class RecomputeGroups:
         return {"rows": self._rows.table} if self._keys else {"rows": self._rows.table, "shown": self._shown}
 
     def nothing(self) -> Changes:
-        empty = self._output.to_frame().lazy()
-        return Changes(empty, empty)
+        empty = self._output.to_frame()
+        return Changes.of(empty, empty)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = gathered(inputs[0], ROWS_FRAME)
@@ -88,7 +89,7 @@ class RecomputeGroups:
     def _result(self, rows: pl.DataFrame) -> pl.DataFrame:
         if not rows.height and self._keys:
             return self._output.to_frame()
-        return self._whole(rows.lazy()).collect()
+        return self._whole(rows.lazy()).collect(engine=engine(rows.height))
 
     def _forget(self, moment: Moment) -> None:
         if self._time is None:

@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -33,7 +34,7 @@ class RollingOperator:
         return {"rows": self._rows}
 
     def nothing(self) -> Changes:
-        return Changes(self._node.schema.to_frame().lazy())
+        return Changes.of(self._node.schema.to_frame())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         self._rows.append(gathered(inputs[0], ROWS_FRAME))
@@ -47,10 +48,10 @@ class RollingOperator:
         known = self._rows.frame.lazy().drop(ID)
         if high != FOREVER:
             known = known.filter(self._time < high)
-        found = self._node.rolled(known).filter(certain).collect().select(self._node.schema.names())
+        found = self._node.rolled(known).filter(certain).collect(engine=engine(len(self._rows)))
         kept = pl.lit(False) if high == FOREVER else self._time >= high - self._node.period
         self._rows.keep(kept)
-        return Changes(found.lazy())
+        return Changes.of(found.select(self._node.schema.names()))
 
 
 class NumberRows:
@@ -68,7 +69,7 @@ class NumberRows:
         return {"counts": self._counts}
 
     def nothing(self) -> Changes:
-        return Changes(self._node.schema.to_frame().lazy())
+        return Changes.of(self._node.schema.to_frame())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         rows = gathered(inputs[0], ROWS_FRAME)
@@ -89,4 +90,4 @@ class NumberRows:
         known = pl.col("__before").max()
         known = known.over(self._keys) if self._keys else known
         shown = together.with_columns(pl.col(self._node.name) + known)
-        return Changes(shown.select(self._node.schema.names()).lazy())
+        return Changes.of(shown.select(self._node.schema.names()))

@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, difference, gathered
 from arrowstream.operators.late import LateJudge
@@ -33,16 +34,17 @@ class SessionPartial:
     def partial(self, changes: Changes, moment: Moment) -> Frames:
         node = self._node
         rows = changes.added.select(self._columns)
+        way = engine(changes.rows)
         if self._judge is not None:
-            rows = self._judge.in_time(rows.collect(), moment).lazy()
+            rows = self._judge.in_time(rows.collect(engine=way), moment).lazy()
         time = ticks(pl.col(node.index), node.input.schema[node.index])
         if node.decomposition is None:
-            return {ROWS_FRAME: rows.with_columns(time.alias(FIRST), time.alias(LAST)).collect()}
+            return {ROWS_FRAME: rows.with_columns(time.alias(FIRST), time.alias(LAST)).collect(engine=way)}
         keyed = rows.with_columns(node.by).with_columns(time.alias(FIRST), time.alias(LAST))
         stretches = sessions(keyed.with_row_index(_PLACE), node.keys, node.gap)
         if node.decomposition.ordered:
             stretches = stretches.sort(_PLACE)
-        return {ROWS_FRAME: node.decomposition.partial(stretches.drop(_PLACE)).collect()}
+        return {ROWS_FRAME: node.decomposition.partial(stretches.drop(_PLACE)).collect(engine=way)}
 
 
 class SessionMerge:
@@ -66,8 +68,8 @@ class SessionMerge:
         return self._node.update or bool(self._mark.lateness)
 
     def nothing(self) -> Changes:
-        empty = self._node.schema.to_frame().lazy()
-        return Changes(empty, empty if self._corrects else None)
+        empty = self._node.schema.to_frame()
+        return Changes.of(empty, empty if self._corrects else None)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = gathered(inputs[0], ROWS_FRAME)
@@ -84,16 +86,17 @@ class SessionMerge:
             return self.nothing()
         closed = self._given(high)
         self._forget(high)
-        return Changes(closed.lazy())
+        return Changes.of(closed)
 
     def _put_together(self) -> None:
         node = self._node
         merged = sessions(self._open.frame.lazy(), node.keys, node.gap)
+        way = engine(len(self._open))
         if self._plan is None:
-            self._open.replace(merged.sort(ID).drop(ID).collect())
+            self._open.replace(merged.sort(ID).drop(ID).collect(engine=way))
         else:
             by = [*node.keys, FIRST, LAST]
-            self._open.replace(self._plan.merge(merged.sort(ID).drop(ID), by).collect())
+            self._open.replace(self._plan.merge(merged.sort(ID).drop(ID), by).collect(engine=way))
 
     def _given(self, watermark: int) -> pl.DataFrame:
         """What sessions give that are over by this watermark, or with `update` all."""
@@ -101,11 +104,12 @@ class SessionMerge:
         over = self._open.frame.lazy()
         if not node.update:
             over = over.filter(self._over(watermark))
-        rows = over.drop(ID).collect()
+        rows = over.drop(ID).collect(engine=engine(len(self._open)))
         if not rows.height:
             return node.schema.to_frame()
         if self._plan is None:
-            found = rows.lazy().group_by(*node.by, FIRST, LAST, maintain_order=True).agg(node.aggs).collect()
+            groups = rows.lazy().group_by(*node.by, FIRST, LAST, maintain_order=True)
+            found = groups.agg(node.aggs).collect(engine=engine(rows.height))
         else:
             found = self._plan.final(rows, [*node.keys, FIRST, LAST])
         start, end = from_ticks(pl.col(FIRST), self._dtype), from_ticks(pl.col(LAST) + node.gap, self._dtype)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from arrowstream.operators.changes import Changes
+from arrowstream.engine import engine
+from arrowstream.operators.changes import Changes, union
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.expiry import forget
 from arrowstream.operators.moment import Moment
@@ -45,7 +46,7 @@ class TopPartial:
         return (ROWS_FRAME,)
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
-        rows = changes.added.select(self._columns).collect()
+        rows = changes.added.select(self._columns).collect(engine=engine(changes.rows))
         return {ROWS_FRAME: _picked(rows, _top(self._best, rows))}
 
 
@@ -79,8 +80,8 @@ class TopOne:
         return {"best": self._table}
 
     def nothing(self) -> Changes:
-        empty = self._output.to_frame().lazy()
-        return Changes(empty, empty if self._emit_removed else None)
+        empty = self._output.to_frame()
+        return Changes.of(empty, empty if self._emit_removed else None)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = _best_of_all(self._best, inputs[0]).select(self._names)
@@ -100,7 +101,7 @@ class TopOne:
                 kept = np.sort(np.concatenate([np.flatnonzero(found.fresh), beaten]))
                 new, slots = new[kept], slots[kept]
         self._table.put(slots, new.select(self._values))
-        return Changes(self._shown(new).lazy(), self._shown(losers).lazy() if self._emit_removed else None)
+        return Changes.of(self._shown(new), self._shown(losers) if self._emit_removed else None)
 
     def forget(self, keys: pl.DataFrame) -> None:
         """Let these groups go."""
@@ -144,8 +145,8 @@ class TopRows:
         return {"best": self._rows}
 
     def nothing(self) -> Changes:
-        empty = self._output.to_frame().lazy()
-        return Changes(empty, empty)
+        empty = self._output.to_frame()
+        return Changes.of(empty, empty)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = _best_of_all(self._best, inputs[0])
@@ -157,13 +158,12 @@ class TopRows:
         asked, ids = self._rows.lookup(firsts)
         if not len(ids):
             self._rows.append(new)
-            return Changes(self._shown(new, new[_RANK]).lazy(), self._output.to_frame().lazy())
+            return Changes.of(self._shown(new, new[_RANK]), self._output.to_frame())
         met = np.isin(groups, asked)
         alone = new.filter(pl.Series(~met))
         change = self._merged(self._rows.gather(ids), asked, ids, new.filter(pl.Series(met)), groups[met])
         self._rows.append(alone)
-        added = [change.added, self._shown(alone, alone[_RANK]).lazy()]
-        return Changes(pl.concat(added), change.removed)
+        return union([change, Changes.of(self._shown(alone, alone[_RANK]))])
 
     def forget(self, keys: pl.DataFrame) -> None:
         """Let these groups go."""
@@ -187,12 +187,11 @@ class TopRows:
         self._rows.delete(ids[lost])
         self._rows.append(rows[won])
         if self._best.rank is None:
-            return Changes(rows[won].lazy(), rows[lost].lazy())
+            return Changes.of(rows[won], rows[lost])
         moved = np.flatnonzero((after[:count] < self._best.k) & (after[:count] != before[:count]))
         come, gone = np.concatenate([moved, won]), np.concatenate([moved, lost])
-        return Changes(
-            self._shown(rows[come], pl.Series(after[come])).lazy(),
-            self._shown(rows[gone], pl.Series(before[gone])).lazy(),
+        return Changes.of(
+            self._shown(rows[come], pl.Series(after[come])), self._shown(rows[gone], pl.Series(before[gone]))
         )
 
     def _shown(self, rows: pl.DataFrame, ranks: pl.Series) -> pl.DataFrame:

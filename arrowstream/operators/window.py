@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.bintree import BinTree
 from arrowstream.operators.exchange import gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -64,13 +65,13 @@ class WindowMerge(WindowShape):
     def _merge(self) -> None:
         if len(self._state) <= 2 * max(self._merged, _MERGE_ROWS):
             return
-        merged = self._plan.merge(self._state.frame.drop(ID).lazy()).collect()
+        merged = self._plan.merge(self._state.frame.drop(ID).lazy()).collect(engine=engine(len(self._state)))
         # Where next to nothing was merged, it is not soon worth another try.
         self._merged = merged.height if 4 * merged.height < 3 * len(self._state) else 2 * merged.height
         self._state.replace(merged)
         for pairs in self._plan.pairs:
             table = self._pairs[pairs.name]
-            table.replace(pairs.merge(table.frame.lazy()).collect())
+            table.replace(pairs.merge(table.frame.lazy()).collect(engine=engine(len(table))))
 
     def _results(self, spans: Spans, like: pl.DataFrame | None = None) -> pl.DataFrame:
         """The output rows of these windows, put together from their bins."""
@@ -83,7 +84,8 @@ class WindowMerge(WindowShape):
             for pairs in self._plan.pairs
         ]
         frames = [self._named(each, spans).drop(WINDOW) for each in (merged, *counts)]
-        rows, *found = pl.collect_all(frames) if counts else [frames[0].collect()]
+        way = engine(len(self._state) + sum(len(table) for table in self._pairs.values()))
+        rows, *found = pl.collect_all(frames, engine=way) if counts else [frames[0].collect(engine=way)]
         for pairs, count in zip(self._plan.pairs, found, strict=True):
             rows = _with_counts(rows, count, self._at, pairs.columns)
         return self._typed(self._plan.final(rows, self._at)) if rows.height else self._output.to_frame()
@@ -134,4 +136,5 @@ def _with_counts(rows: pl.DataFrame, counts: pl.DataFrame, at: Sequence[str], na
     columns = rows.columns
     both = pl.concat([rows.with_columns(pl.lit(0, pl.Int64).alias(name) for name in names), counts], how="diagonal")
     rest = [pl.col(column).first() for column in columns if column not in (*at, *names)]
-    return both.lazy().group_by(at).agg(*rest, pl.col(names).sum()).select(columns).collect()
+    total = both.lazy().group_by(at).agg(*rest, pl.col(names).sum())
+    return total.select(columns).collect(engine=engine(both.height))

@@ -8,6 +8,7 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.aggregate import PartialAggregate
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Mark, Moment
@@ -77,8 +78,8 @@ class JudgedPartial:
         return self._inner.frames
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
-        rows = self._judge.in_time(changes.added.collect(), moment)
-        return self._inner.partial(Changes(rows.lazy()), moment, self._bin(rows[self._judge.column]))
+        rows = self._judge.in_time(changes.added.collect(engine=engine(changes.rows)), moment)
+        return self._inner.partial(Changes.of(rows), moment, self._bin(rows[self._judge.column]))
 
     def _bin(self, times: pl.Series) -> Mapping[str, pl.Expr] | None:
         """The bin, where all rows are in one: then they are grouped by the other keys alone."""

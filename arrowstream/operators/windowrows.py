@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -31,7 +32,7 @@ class WindowRowsPartial:
         return (MAIN,)
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
-        rows = self._judge.in_time(changes.added.select(self._columns).collect(), moment)
+        rows = self._judge.in_time(changes.added.select(self._columns).collect(engine=engine(changes.rows)), moment)
         return {MAIN: rows.with_columns(self._windows.bin_of(pl.col(self._judge.column)).alias(BIN))}
 
 
@@ -57,4 +58,5 @@ class WindowRows(WindowShape):
             at = [pl.lit(windows.times(edge)).gather(pl.col(WINDOW)).alias(name) for name, edge in edges.items()]
             rows = rows.with_columns(at).filter(windows.contains(pl.col(self._index))).drop(START, END)
         groups = rows.drop(ID, BIN).group_by(*self._by, WINDOW, maintain_order=True).agg(self._aggs)
-        return self._typed(self._named(groups, spans).select(self._output.names()).collect())
+        found = self._named(groups, spans).select(self._output.names())
+        return self._typed(found.collect(engine=engine(len(self._state))))

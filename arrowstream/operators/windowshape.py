@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from arrowstream.operators.changes import Changes
+from arrowstream.operators.changes import Changes, union
 from arrowstream.operators.exchange import difference, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
@@ -59,14 +59,13 @@ class WindowShape(ABC):
         after = None if corrected is None else self._results(corrected, new)
         self._forget(moment)
         if before is None or after is None:
-            return Changes(closed.lazy(), self.nothing().removed)
-        change = difference(before, after)
-        return Changes(pl.concat([closed.lazy(), change.added]), change.removed)
+            return Changes.of(closed, self._output.to_frame() if self._corrects else None)
+        return union([Changes.of(closed), difference(before, after)])
 
     def nothing(self) -> Changes:
         """No change."""
-        empty = self._output.to_frame().lazy()
-        return Changes(empty, empty if self._corrects else None)
+        empty = self._output.to_frame()
+        return Changes.of(empty, empty if self._corrects else None)
 
     @abstractmethod
     def _take(self, parts: Parts, moment: Moment) -> None:

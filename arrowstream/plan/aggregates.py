@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
+from arrowstream.engine import engine
 from arrowstream.errors import BatchError, PlanError
 from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge, Operand
 from arrowstream.plan.custom import Custom
@@ -165,28 +166,33 @@ class Decomposition:
             )
         return self._grouped(frame, by, self._gather, self._settle, weight)
 
-    def partials(self, frame: pl.LazyFrame, weight: str | None = None) -> dict[str, pl.DataFrame]:
+    def partials(
+        self, frame: pl.LazyFrame, weight: str | None = None, size: int | None = None
+    ) -> dict[str, pl.DataFrame]:
         """What `partial` gives of these rows, as `main`, and their pairs by name, each with the key columns.
+        `size` is about how many rows they are, if that is known.
 
         All have `__group` besides, which numbers the groups: within this call it tells them as the keys do. Keys, often
         texts, are so looked at once; pairs are found by numbers.
         """
         exprs = self.reads
         names = sorted({name for expr in exprs for name in expr.meta.root_names()} | ({weight} if weight else set()))
-        rows = frame.select(names).with_row_index(_PLACE).collect()
+        rows = frame.select(names).with_row_index(_PLACE).collect(engine=engine(size))
+        way = engine(rows.height)
         if not self.keys:
             lazy = [self.partial(rows.lazy(), weight), *(pairs.partial(rows.lazy(), weight) for pairs in self.pairs)]
-            whole = [one.with_columns(pl.lit(0, pl.UInt32).alias(GROUP)) for one in pl.collect_all(lazy)]
+            whole = [one.with_columns(pl.lit(0, pl.UInt32).alias(GROUP)) for one in pl.collect_all(lazy, engine=way)]
             return dict(zip((MAIN, *(pairs.name for pairs in self.pairs)), whole, strict=True))
         places = pl.col(_PLACE)
-        main = self._grouped(rows.lazy(), self._by, [*self._gather, places], [*self._settle, places], weight).collect()
+        gather, settle = [*self._gather, places], [*self._settle, places]
+        main = self._grouped(rows.lazy(), self._by, gather, settle, weight).collect(engine=way)
         groups = np.empty(rows.height, np.uint32)
         of_groups = main[_PLACE]
         groups[of_groups.explode(empty_as_null=False, keep_nulls=False).to_numpy()] = np.repeat(
             np.arange(main.height, dtype=np.uint32), of_groups.list.len().to_numpy()
         )
         numbered = rows.lazy().with_columns(pl.Series(GROUP, groups))
-        found = pl.collect_all([pairs.partial(numbered, weight, [pl.col(GROUP)]) for pairs in self.pairs])
+        found = pl.collect_all([pairs.partial(numbered, weight, [pl.col(GROUP)]) for pairs in self.pairs], engine=way)
         keys = main.select(self.keys.names())
         frames = {MAIN: main.drop(_PLACE).with_row_index(GROUP)}
         for pairs, one in zip(self.pairs, found, strict=True):
@@ -235,7 +241,8 @@ class Decomposition:
                 if over:
                     raise BatchError(f"{text} passes 64 bits; cast its column to Float64 or Decimal first")
         keys = [pl.col(name) for name in (self.keys if by is None else by)]
-        return frame.lazy().select(*keys, ROWS, *self._values).select(*keys, *self._outputs).collect()
+        values = frame.lazy().select(*keys, ROWS, *self._values)
+        return values.select(*keys, *self._outputs).collect(engine=engine(frame.height))
 
     def final_of_nothing(self) -> pl.DataFrame:
         """The one row that aggregates without keys give of no rows; no row where there are keys."""

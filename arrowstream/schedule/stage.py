@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.source import SupportsRange
+from arrowstream.engine import engine
 from arrowstream.errors import SourceError
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
@@ -84,7 +85,7 @@ class StagePass:
                 return
             case Scan(source):
                 mine = [block for block in blocks if block.info.source == source and block.info.kind == "rows"]
-                value = Changes(self._scan(source, mine))
+                value = Changes(self._scan(source, mine), rows=sum(block.info.rows for block in mine))
             case Observe():
                 value = self._observe(step.work, values[step.inputs[0]], blocks)
             case Transform():
@@ -195,10 +196,10 @@ class StagePass:
         if (known := self._known(work, blocks)) is not None and known.high <= latest(work.max_ahead, self._moment):
             self._found.times[(work.number, *next(iter(self._origins_of(work))))] = known
             return changes
-        frame = changes.added.collect()
+        frame = changes.added.collect(engine=engine(changes.rows))
         origins = self._origins_of(work)
         if frame.is_empty() or not origins:
-            return Changes(frame.lazy())
+            return Changes.of(frame)
         assert len(origins) == 1, "a watermark sees one split at a time"
         column, dtype = frame[work.column], frame.schema[work.column]
         limit = latest(work.max_ahead, self._moment)
@@ -223,7 +224,7 @@ class StagePass:
             low, high = _edges(frame[work.column])
         if low is not None and high is not None:
             self._found.times[(work.number, *next(iter(origins)))] = Seen(low, high)
-        return Changes(frame.lazy())
+        return Changes.of(frame)
 
 
 def _edges(column: pl.Series) -> tuple[int | None, int | None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from arrowstream.engine import engine
+from arrowstream.engine import JOINING
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -62,7 +62,7 @@ class AsofJoinOperator:
 
     def _answers(self, rows: pl.DataFrame) -> pl.DataFrame:
         right = self._right.frame.drop(ID).sort(self._node.right_on, maintain_order=True)
-        found = self._node.join(rows.lazy(), right.lazy()).collect(engine=engine(rows.height + right.height))
+        found = self._node.join(rows.lazy(), right.lazy()).collect(engine=JOINING)
         return found.select(self._node.schema.names())
 
     def _let_go(self, left_watermark: int) -> None:

@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeAlias
 
 import polars as pl
 
+from arrowstream.engine import JOINING
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -59,13 +60,11 @@ class BoundedJoin:
 
     def _pairs_alone(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
         """Pairs of what comes with what is kept, and with what comes. Rows that have expired by now are never kept."""
-        pairing, joins, rows = self._pairing, [], left.height + right.height
+        pairing, joins = self._pairing, []
         if left.height and (old := self._right.that_match(left, pairing.left_on)).height:
-            rows += old.height
             joins.append(pairing.pairs(left.lazy(), old.select(pairing.right.names()).lazy()))
         if right.height:
             old = self._left.that_match(right, pairing.right_on).select(pairing.left.names())
-            rows += old.height
             both = pl.concat([old, left.select(old.columns)], rechunk=False) if left.height else old
             joins.append(pairing.pairs(both.lazy(), right.lazy()))
         found = [pairing.shown(each) for each in joins]
@@ -77,7 +76,7 @@ class BoundedJoin:
             side.append(new)
         if not found:
             return self.nothing()
-        return Changes(found[0] if len(found) == 1 else pl.concat(found), rows=rows)
+        return Changes.of((found[0] if len(found) == 1 else pl.concat(found)).collect(engine=JOINING))
 
     def _with_lonely(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
         """Pairs, and rows that expire without one."""
@@ -91,7 +90,7 @@ class BoundedJoin:
             new, old = self._right.append(right), self._left.that_match(right, pairing.right_on)
             if old.height:
                 joins.append(pairing.pairs(old.lazy().rename({ID: LEFT}), new.lazy().rename({ID: RIGHT})))
-        pairs = pl.concat(joins).collect() if joins else None
+        pairs = pl.concat(joins).collect(engine=JOINING) if joins else None
         if pairs is not None:
             for lonely, column, matched in zip(self._lonely, (LEFT, RIGHT), self._matched, strict=True):
                 if not lonely:
@@ -113,7 +112,7 @@ class BoundedJoin:
                 out.append(pairing.lonely_left(alone) if number == 0 else pairing.lonely_right(alone))
         if not out:
             return self.nothing()
-        return Changes.of(pl.concat(out).collect())
+        return Changes.of(pl.concat(out).collect(engine=JOINING))
 
     def _expire(self, moment: Moment) -> list[pl.DataFrame | None]:
         """Let rows go that nothing to come can match; the rows of each side that went."""

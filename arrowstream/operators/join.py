@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from arrowstream.engine import engine
+from arrowstream.engine import JOINING
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, consolidated, gathered, signed
 from arrowstream.operators.moment import Moment
@@ -296,5 +296,5 @@ def _among(
     if left.out or right.out or not keys:
         keys.append(_SIGN)
     joined = one.join(two, on=keys, nulls_equal=nulls_equal).select(_ONE, _TWO)
-    found = joined.collect(engine=engine(left.rows.height + right.rows.height))
+    found = joined.collect(engine=JOINING)
     return found[_ONE].to_numpy(), found[_TWO].to_numpy()

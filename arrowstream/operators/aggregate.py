@@ -75,10 +75,10 @@ class MergeAggregate:
             return self._first_row() if not self._keys and not len(self._main) else self.nothing()
         for pairs in self._plan.pairs:
             touched = self._count_pairs(touched, pairs, parts[pairs.name])
-        keys = touched.select(self._keys)
+        keys = touched.select_seq(self._keys)
         slots = self._main.upsert(keys)
         old = self._main.gather(slots.slots)
-        new = self._plan.combine(old, touched.select(self._columns))
+        new = self._plan.combine(old, touched.select_seq(self._columns))
         self._main.put(slots.slots, new)
         known = ~pl.Series(slots.fresh)
         alive = new[ROWS] > 0 if self._weighted and self._keys else None
@@ -109,7 +109,9 @@ class MergeAggregate:
             together = pl.concat(frames)
             found = pairs.merge(together.lazy()).collect(engine=engine(together.height))
             groups = _same_keys(touched, found, self._keys)
-        changed = self._pairs[pairs.name].add(touched.select(self._keys), groups, found.select(VALUE, *pairs.columns))
+        changed = self._pairs[pairs.name].add(
+            touched.select_seq(self._keys), groups, found.select_seq(VALUE, *pairs.columns)
+        )
         return touched.with_columns(map(pl.Series, pairs.columns, changed))
 
     def _changes(

@@ -20,6 +20,7 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 
 MATCHED: Final = "matched"
+_NONE: Final = pl.Series([], dtype=pl.Boolean)
 _Holds: TypeAlias = Callable[[pl.DataFrame], pl.Series]
 
 
@@ -62,17 +63,18 @@ class BoundedJoin:
         """Pairs of what comes with what is kept, and with what comes. Rows that have expired by now are never kept."""
         pairing, joins = self._pairing, []
         if left.height and (old := self._right.that_match(left, pairing.left_on)).height:
-            joins.append(pairing.pairs(left.lazy(), old.select(pairing.right.names()).lazy()))
+            joins.append(pairing.pairs(left.lazy(), old.select_seq(pairing.right.names()).lazy()))
         if right.height:
-            old = self._left.that_match(right, pairing.right_on).select(pairing.left.names())
-            both = pl.concat([old, left.select(old.columns)], rechunk=False) if left.height else old
+            both = self._left.that_match(right, pairing.right_on).select_seq(pairing.left.names())
+            if left.height:
+                both = both.vstack(left.select_seq(both.columns))
             joins.append(pairing.pairs(both.lazy(), right.lazy()))
         found = [pairing.shown(each) for each in joins]
         for number, (side, new) in enumerate(((self._left, left), (self._right, right))):
             alive = self._alive(number, moment)
             if alive is not None and isinstance(side, _Passing):
                 side.table.keep(alive(side.table.frame))
-                new = new.filter(alive(new))
+                new = _those(new, alive(new))
             side.append(new)
         if not found:
             return self.nothing()
@@ -141,7 +143,14 @@ class BoundedJoin:
             return None
         now = from_ticks(pl.lit(watermark, pl.Int64), dtype).alias(WATERMARK)
         alive = pl.all_horizontal(bound.alive for bound in self._bounds[number]).fill_null(False).alias("alive")
-        return lambda rows: rows.with_columns(now).select(alive).to_series()
+        return lambda rows: rows.with_columns_seq(now).select_seq(alive).to_series() if rows.height else _NONE
+
+
+def _those(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
+    """The rows for which this is true; often all, or none."""
+    if mask.all():
+        return rows
+    return rows.filter(mask) if mask.any() else rows.clear()
 
 
 class _Side(Protocol):
@@ -193,7 +202,7 @@ class _Staying:
 
     def append(self, rows: pl.DataFrame) -> pl.DataFrame:
         ids = self.table.append(rows)
-        return rows.select(self._names).insert_column(0, pl.Series(ID, ids))
+        return rows.select_seq(self._names).insert_column(0, pl.Series(ID, ids))
 
     def that_match(self, rows: pl.DataFrame, on: Sequence[str]) -> pl.DataFrame:
         keys = pl.DataFrame(height=1)

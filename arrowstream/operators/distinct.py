@@ -73,7 +73,7 @@ class DistinctFirst:
         new = _gathered_once(inputs[0], self._subset, "first")
         if not new.height:
             return self.nothing()
-        slots = self._seen.upsert(new.select(self._subset))
+        slots = self._seen.upsert(new.select_seq(self._subset))
         return Changes.of(new.filter(pl.Series(slots.fresh)))
 
     def forget(self, keys: pl.DataFrame) -> None:
@@ -106,13 +106,13 @@ class DistinctLast:
         new = _gathered_once(inputs[0], self._subset, "last")
         if not new.height:
             return self.nothing()
-        slots = self._table.upsert(new.select(self._subset))
+        slots = self._table.upsert(new.select_seq(self._subset))
         removed = None
         if self._emit_removed:
-            old = pl.concat([new.select(self._subset), self._table.gather(slots.slots)], how="horizontal")
-            removed = old.filter(~pl.Series(slots.fresh)).select(self._names)
-        self._table.put(slots.slots, new.select(self._values))
-        return Changes.of(new.select(self._names), removed)
+            old = pl.concat([new.select_seq(self._subset), self._table.gather(slots.slots)], how="horizontal")
+            removed = old.filter(~pl.Series(slots.fresh)).select_seq(self._names)
+        self._table.put(slots.slots, new.select_seq(self._values))
+        return Changes.of(new.select_seq(self._names), removed)
 
     def forget(self, keys: pl.DataFrame) -> None:
         """Let these keys go."""

@@ -227,7 +227,7 @@ class _Side:
     def take(self, rows: pl.DataFrame) -> _Batch:
         """Take out what is taken back; what comes is still to be added."""
         if not self._weighted:
-            return _Batch(rows.select(self._names), 0, np.empty(0, np.int64))
+            return _Batch(rows.select_seq(self._names), 0, np.empty(0, np.int64))
         each = signed(consolidated(rows))
         assert each.removed is not None
         ids = self.rows.remove(each.removed.collect())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from arrowstream.operators.moment import Mark, Moment
-from arrowstream.plan.eventtime import BEGINNING, ticks
+from arrowstream.plan.eventtime import BEGINNING, ticks, ticks_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class LateJudge:
         watermark = moment.late_before(self.mark)
         if watermark == BEGINNING or rows.is_empty():
             return rows
-        times = rows.select(ticks(pl.col(self.column), self.dtype)).to_series()
-        low = times.min()
-        if low is None or low >= watermark:  # type: ignore[operator]
+        low = rows[self.column].cast(pl.Int64).min()
+        if low is None or ticks_of(low, self.dtype) >= watermark:  # type: ignore[arg-type]
             return rows
+        times = rows.select(ticks(pl.col(self.column), self.dtype)).to_series()
         late = (times < watermark).fill_null(False)
         moment.late(
             rows.filter(late),

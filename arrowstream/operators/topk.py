@@ -84,10 +84,10 @@ class TopOne:
         return Changes.of(empty, empty if self._emit_removed else None)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
-        new = _best_of_all(self._best, inputs[0]).select(self._names)
+        new = _best_of_all(self._best, inputs[0]).select_seq(self._names)
         if not new.height:
             return self.nothing()
-        found = self._table.upsert(new.select(self._keys))
+        found = self._table.upsert(new.select_seq(self._keys))
         slots, known = found.slots, np.flatnonzero(~found.fresh)
         losers = new.clear()
         if len(known):
@@ -96,11 +96,11 @@ class TopOne:
             beaten = known[better]
             if self._emit_removed and len(beaten):
                 old = self._table.gather(slots[beaten])
-                losers = pl.concat([new[beaten].select(self._keys), old], how="horizontal").select(self._names)
+                losers = pl.concat([new[beaten].select_seq(self._keys), old], how="horizontal").select_seq(self._names)
             if len(beaten) < len(known):
                 kept = np.sort(np.concatenate([np.flatnonzero(found.fresh), beaten]))
                 new, slots = new[kept], slots[kept]
-        self._table.put(slots, new.select(self._values))
+        self._table.put(slots, new.select_seq(self._values))
         return Changes.of(self._shown(new), self._shown(losers) if self._emit_removed else None)
 
     def forget(self, keys: pl.DataFrame) -> None:
@@ -154,7 +154,7 @@ class TopRows:
             return self.nothing()
         # The rows of a group stand together: a group begins where a rank is 0.
         groups = np.cumsum(new[_RANK].to_numpy() == 0) - 1
-        firsts = new.filter(pl.col(_RANK) == 0).select(self._keys) if self._keys else pl.DataFrame(height=1)
+        firsts = new.filter(pl.col(_RANK) == 0).select_seq(self._keys) if self._keys else pl.DataFrame(height=1)
         asked, ids = self._rows.lookup(firsts)
         if not len(ids):
             self._rows.append(new)
@@ -172,7 +172,7 @@ class TopRows:
     def _merged(self, held: pl.DataFrame, held_groups: Ints, ids: Ints, new: pl.DataFrame, new_groups: Ints) -> Changes:
         """The change of groups that have rows already."""
         # Those that are held came first, in the order of their ids.
-        rows = pl.concat([held.select(self._names), new.select(self._names)])
+        rows = pl.concat([held.select_seq(self._names), new.select_seq(self._names)])
         groups = np.concatenate([held_groups, new_groups])
         numbered = rows.select(self._best.by).with_columns(pl.Series(_GROUP, groups))
         order = ranked(numbered, [_GROUP], self._best.by, self._best.descending)
@@ -195,7 +195,7 @@ class TopRows:
         )
 
     def _shown(self, rows: pl.DataFrame, ranks: pl.Series) -> pl.DataFrame:
-        rows = rows.select(self._names)
+        rows = rows.select_seq(self._names)
         return rows if self._best.rank is None else rows.with_columns((ranks + 1).alias(self._best.rank))
 
 

@@ -75,7 +75,8 @@ class WindowMerge(WindowShape):
 
     def _results(self, spans: Spans, like: pl.DataFrame | None = None) -> pl.DataFrame:
         """The output rows of these windows, put together from their bins."""
-        at = [*self._keys, WINDOW]
+        # The rows of one window need not be told apart by it.
+        at = self._keys if len(spans) == 1 and self._keys else [*self._keys, WINDOW]
         merged = self._plan.merge(self._rows(self._state, spans, like), at)
         counts = [
             pairs.merge(self._rows(self._pairs[pairs.name], spans, like), [*at, VALUE])
@@ -83,7 +84,7 @@ class WindowMerge(WindowShape):
             .agg(pl.col(pairs.columns).sum().cast(pl.Int64))
             for pairs in self._plan.pairs
         ]
-        frames = [self._named(each, spans).drop(WINDOW) for each in (merged, *counts)]
+        frames = [self._named(each, spans).drop(WINDOW, strict=False) for each in (merged, *counts)]
         way = engine(len(self._state) + sum(len(table) for table in self._pairs.values()))
         rows, *found = pl.collect_all(frames, engine=way) if counts else [frames[0].collect(engine=way)]
         for pairs, count in zip(self._plan.pairs, found, strict=True):

@@ -34,7 +34,7 @@ class WindowJudge:
         if watermark == BEGINNING or rows.is_empty():
             return rows
         dtype = rows.schema[self.column]
-        low = rows[self.column].to_physical().min()
+        low = rows[self.column].cast(pl.Int64).min()
         if low is None or ticks_of(low, dtype) >= watermark:  # type: ignore[arg-type]
             return rows
         times = rows.select(ticks(pl.col(self.column), dtype)).to_series()
@@ -85,6 +85,6 @@ class JudgedPartial:
         """The bin, where all rows are in one: then they are grouped by the other keys alone."""
         if not len(times) or times.null_count():
             return None
-        values, windows = times.to_physical(), self._judge.windows
+        values, windows = times.cast(pl.Int64), self._judge.windows
         begin = windows.one_bin(int(values.min()), int(values.max()))  # type: ignore[arg-type]
         return None if begin is None else {BIN: windows.time(begin)}

@@ -96,6 +96,8 @@ class WindowShape(ABC):
         named = {self._index: self._label}
         if self._bounds:
             named |= {"_lower_boundary": START, "_upper_boundary": END}
+        if len(spans) == 1:
+            return rows.with_columns(windows.time(int(edges[edge][0])).alias(name) for name, edge in named.items())
         times = {name: pl.lit(windows.times(edges[edge])) for name, edge in named.items()}
         return rows.with_columns(time.gather(pl.col(WINDOW)).alias(name) for name, time in times.items())
 

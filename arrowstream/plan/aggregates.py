@@ -214,7 +214,9 @@ class Decomposition:
         Both have exactly the columns of `accumulators`; a row of nulls stands for a group not seen.
         """
         before = old.rename({name: name + OLD for name in old.columns})
-        combined = pl.concat([before, new], how="horizontal").select(self._combine)
+        both = pl.concat([before, new], how="horizontal")
+        few = engine(both.height) == "in-memory"
+        combined = both.select_seq(self._combine) if few else both.select(self._combine)
         return combined if not self._stacked else combined.with_columns(self._merged_stack(old, new))
 
     def _merged_stack(self, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
@@ -241,8 +243,10 @@ class Decomposition:
                 if over:
                     raise BatchError(f"{text} passes 64 bits; cast its column to Float64 or Decimal first")
         keys = [pl.col(name) for name in (self.keys if by is None else by)]
+        if engine(frame.height) == "in-memory":
+            return frame.select_seq(*keys, ROWS, *self._values).select_seq(*keys, *self._outputs)
         values = frame.lazy().select(*keys, ROWS, *self._values)
-        return values.select(*keys, *self._outputs).collect(engine=engine(frame.height))
+        return values.select(*keys, *self._outputs).collect()
 
     def final_of_nothing(self) -> pl.DataFrame:
         """The one row that aggregates without keys give of no rows; no row where there are keys."""

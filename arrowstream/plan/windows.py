@@ -246,7 +246,7 @@ class Windows:
 
 def physical(times: pl.Series) -> Ints:
     """Physical values of times."""
-    values: Ints = times.to_physical().cast(pl.Int64).to_numpy()
+    values: Ints = times.cast(pl.Int64).to_numpy()  # not `to_physical`, which is a query
     return values
 
 

@@ -229,7 +229,7 @@ class StagePass:
 
 def _edges(column: pl.Series) -> tuple[int | None, int | None]:
     """The lowest and the highest time of a column, in ticks."""
-    values, dtype = column.to_physical(), column.dtype
+    values, dtype = column.cast(pl.Int64), column.dtype
     low, high = (None if edge is None else ticks_of(int(edge), dtype) for edge in (values.min(), values.max()))  # type: ignore[arg-type]
     return low, high
 

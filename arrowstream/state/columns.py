@@ -84,7 +84,7 @@ class Columns:
         cells = (encode(frame.get_column(column.name)) for column in self._fixed)
         return Encoded(
             tuple(map(canonical, cells) if self._keys else cells),
-            frame.select(self._payload) if self._payload else pl.DataFrame(),
+            frame.select_seq(self._payload) if self._payload else pl.DataFrame(),
         )
 
     def decode(self, encoded: Encoded) -> pl.DataFrame:

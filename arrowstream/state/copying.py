@@ -56,6 +56,6 @@ def _rewritten(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _texts(frame: pl.DataFrame) -> pl.DataFrame:
     """The columns that are not flat arrays of numbers."""
-    return frame.select(
+    return frame.select_seq(
         name for name, dtype in frame.schema.items() if not (dtype.is_numeric() or isinstance(dtype, _FLAT))
     )

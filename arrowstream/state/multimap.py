@@ -97,7 +97,7 @@ class MultiMap:
 
     def append(self, rows: pl.DataFrame) -> Ints:
         """Add rows of the key and value columns; their ids, higher than all before."""
-        rows = rows.select(self._schema.names())
+        rows = rows.select_seq(self._schema.names())
         if not rows.height:
             return np.empty(0, np.int64)
         encoded = self._rows.encode(rows)
@@ -268,13 +268,13 @@ class MultiMap:
         """The slot of each row's key, -1 where there is none."""
         if not self._by:
             return np.repeat(self._slots.find(pl.DataFrame(height=1)), keys.height)
-        return self._slots.find(keys.select(self._by.names()))
+        return self._slots.find(keys.select_seq(self._by.names()))
 
     def _intern(self, rows: pl.DataFrame) -> Ints:
         """The slot of each row's key, made where missing."""
         if not self._by:
             return np.repeat(self._slots.upsert(pl.DataFrame(height=1)).slots, rows.height)
-        return self._slots.intern(rows.select(self._by.names()))
+        return self._slots.intern(rows.select_seq(self._by.names()))
 
     def _places(self, count: int) -> Ints:
         """Places for new rows, rising: some that are free, the rest from the top."""

@@ -91,7 +91,7 @@ class RowTable:
         self._next += rows.height
         self._held += rows.height
         taken = texts_released if whole else released
-        added = [taken(rows.select(list(self._schema)[1:]).insert_column(0, ids))]
+        added = [taken(rows.select_seq(list(self._schema)[1:]).insert_column(0, ids))]
         # A piece joins a last one not twice its size: a row is moved a few times in its life, and pieces stay few.
         pieces, buffers = list(self._pieces), list(self._buffers)
         height, joined_buffers = rows.height, 1
@@ -108,6 +108,12 @@ class RowTable:
     def keep(self, rows: pl.Series | pl.Expr) -> None:
         """Drop the rows for which this is not true."""
         frame = self.frame
+        if isinstance(rows, pl.Series):
+            if rows.all() and not rows.null_count():
+                return
+            if not rows.any():
+                self.clear()
+                return
         kept = frame.filter(rows)
         if kept.height == frame.height:
             return

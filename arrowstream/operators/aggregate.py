@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.frames import rows_where
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
 from arrowstream.operators.ordering import Ints, group_numbers
@@ -123,14 +124,14 @@ class MergeAggregate:
             if alive is None:
                 return Changes.of(added)
             gone = known & ~alive
-            return Changes.of(added.filter(alive), self._rows(keys.filter(gone), old.filter(gone)))
+            return Changes.of(rows_where(added, alive), self._rows(rows_where(keys, gone), rows_where(old, gone)))
         removed = self._rows(keys, old)
         same = known if alive is None else known & alive
         same &= pl.select(
             pl.all_horizontal(pl.lit(True), *(added[name].eq_missing(removed[name]) for name in added.columns))
         ).to_series()
         after = ~same if alive is None else alive & ~same
-        return Changes.of(added.filter(after), removed.filter(known & ~same))
+        return Changes.of(rows_where(added, after), rows_where(removed, known & ~same))
 
     def _rows(self, keys: pl.DataFrame, accumulators: pl.DataFrame) -> pl.DataFrame:
         return self._plan.final(pl.concat([keys, accumulators], how="horizontal"))

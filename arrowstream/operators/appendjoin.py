@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from arrowstream.frames import rows_at
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Moment
@@ -47,11 +48,11 @@ class AppendJoin:
         # What comes meets what was there and, so that no pair is made twice, on one side only also what comes with it.
         places, ids = self._left.find(rights)
         if len(ids):
-            pairs.append(self._side_by_side(self._left.gather(ids, reads_left), right[reads_right][places]))
+            pairs.append(self._side_by_side(self._left.gather(ids, reads_left), rows_at(right[reads_right], places)))
         self._right.append(right, rights)
         places, ids = self._right.find(lefts)
         if len(ids):
-            pairs.append(self._side_by_side(left[reads_left][places], self._right.gather(ids, reads_right)))
+            pairs.append(self._side_by_side(rows_at(left[reads_left], places), self._right.gather(ids, reads_right)))
         self._left.append(left, lefts)
         if not pairs:
             return self.nothing()

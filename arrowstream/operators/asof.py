@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from arrowstream.engine import JOINING
+from arrowstream.frames import rows_where
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -54,7 +55,7 @@ class AsofJoinOperator:
         ).to_series()
         if ready.len() != len(self._left):
             ready = ready.new_from_index(0, len(self._left))
-        rows = self._left.frame.filter(ready).drop(ID).sort(self._node.left_on, maintain_order=True)
+        rows = rows_where(self._left.frame, ready).drop(ID).sort(self._node.left_on, maintain_order=True)
         found = self._answers(rows) if rows.height else self._node.schema.to_frame()
         self._left.keep(~ready)
         self._let_go(ended[0])

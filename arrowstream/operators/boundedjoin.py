@@ -8,6 +8,7 @@ from typing import Final, Protocol, TypeAlias
 import polars as pl
 
 from arrowstream.engine import JOINING
+from arrowstream.frames import rows_where
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -126,7 +127,7 @@ class BoundedJoin:
                 continue
             frame = side.table.frame
             kept = alive(frame)
-            gone.append(frame.filter(~kept) if self._lonely[number] else None)
+            gone.append(rows_where(frame, ~kept) if self._lonely[number] else None)
             side.table.keep(kept)
         return gone
 
@@ -150,7 +151,7 @@ def _those(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
     """The rows for which this is true; often all, or none."""
     if mask.all():
         return rows
-    return rows.filter(mask) if mask.any() else rows.clear()
+    return rows_where(rows, mask) if mask.any() else rows.clear()
 
 
 class _Side(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.frames import rows_where
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -59,7 +60,7 @@ class ClosingGroups:
         if end in (BEGINNING, FOREVER) or not rows.height:
             return (rows, rows.clear()) if end == FOREVER else (rows.clear(), rows)
         whole = rows.select(self._is_whole(end)).to_series()
-        return (rows, rows.clear()) if whole.all() else (rows.filter(whole), rows.filter(~whole))
+        return (rows, rows.clear()) if whole.all() else (rows_where(rows, whole), rows_where(rows, ~whole))
 
     def _is_whole(self, end: int) -> pl.Expr:
         return pl.lit(True) if end == FOREVER else ticks(pl.col(self._time), self._dtype) < end

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.frames import rows_where
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.expiry import forget
@@ -74,7 +75,7 @@ class DistinctFirst:
         if not new.height:
             return self.nothing()
         slots = self._seen.upsert(new.select_seq(self._subset))
-        return Changes.of(new.filter(pl.Series(slots.fresh)))
+        return Changes.of(rows_where(new, slots.fresh))
 
     def forget(self, keys: pl.DataFrame) -> None:
         """Let these keys go."""
@@ -110,7 +111,7 @@ class DistinctLast:
         removed = None
         if self._emit_removed:
             old = pl.concat([new.select_seq(self._subset), self._table.gather(slots.slots)], how="horizontal")
-            removed = old.filter(~pl.Series(slots.fresh)).select_seq(self._names)
+            removed = rows_where(old, ~slots.fresh).select_seq(self._names)
         self._table.put(slots.slots, new.select_seq(self._values))
         return Changes.of(new.select_seq(self._names), removed)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.frames import rows_where
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Moment
@@ -74,7 +75,7 @@ def signed(weighted: pl.DataFrame) -> Changes:
 
 def _times(rows: pl.DataFrame, weight: pl.Series, sign: int) -> pl.DataFrame:
     mask = weight > 0 if sign > 0 else weight < 0
-    kept, often = rows.filter(mask), weight.filter(mask).abs()
+    kept, often = rows_where(rows, mask), weight.filter(mask).abs()
     if kept.height and often.max() != 1:
         at = pl.int_range(kept.height, eager=True).repeat_by(often).explode()
         return kept[at]

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.frames import rows_where
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import gathered, one_part
 from arrowstream.operators.late import LateJudge
@@ -85,7 +86,7 @@ class Expiring:
             last = self._times.gather(slots)[_TICKS]
             gone = (last + self._ttl < moment.start(self._mark)).fill_null(False)
             if gone.any():
-                self._inner.forget(keys.filter(gone))
+                self._inner.forget(rows_where(keys, gone))
             self._times.put(slots, pl.select(pl.max_horizontal(last, touched[_TICKS]).alias(_TICKS)))
         changes = self._inner.process(inputs, moment)
         self._sweep(moment)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from arrowstream.engine import JOINING
+from arrowstream.frames import rows_at, rows_where
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, consolidated, gathered, signed
 from arrowstream.operators.moment import Moment
@@ -97,14 +98,22 @@ class UnboundedJoin:
     def _held_to_conditions(self, pair: _Pairs, left: _Batch, right: _Batch) -> _Pairs:
         """The pairs with their columns, those of them that the conditions leave."""
         lefts, rights = self._pairing.reads
-        one = left.rows.select(lefts)[pair.left] if pair.new_left else self._left.rows.gather(pair.left, lefts)
-        two = right.rows.select(rights)[pair.right] if pair.new_right else self._right.rows.gather(pair.right, rights)
+        one = (
+            rows_at(left.rows.select_seq(lefts), pair.left)
+            if pair.new_left
+            else self._left.rows.gather(pair.left, lefts)
+        )
+        two = (
+            rows_at(right.rows.select_seq(rights), pair.right)
+            if pair.new_right
+            else self._right.rows.gather(pair.right, rights)
+        )
         names = self._pairing.renamed_right()
         frame = pl.concat([one, two.rename({name: names[name] for name in rights})], how="horizontal")
         if not self._pairing.where or not frame.height:
             return pair.with_frame(frame)
         holds = frame.select(pl.all_horizontal(self._pairing.where).fill_null(False).alias("holds"))["holds"]
-        return pair.filtered(holds.to_numpy()).with_frame(frame.filter(holds))
+        return pair.filtered(holds.to_numpy()).with_frame(rows_where(frame, holds))
 
     def _bring_forward(self, side: _Side, batch: _Batch, matches: Sequence[_Matches], shown: _Shown) -> None:
         """Add the rows of the batch and count matches; show the rows whose matches tell."""
@@ -129,11 +138,11 @@ class UnboundedJoin:
         to_none = side.gather(ids[(before > 0) & (before + by == 0)])
         out, was_met, is_met = batch.rows.head(batch.out), pl.Series(batch.was > 0), pl.Series(found > 0)
         if self._pairing.how == "semi":
-            self._show(side, [new.filter(is_met), to_first], 1, shown)
-            self._show(side, [out.filter(was_met), to_none], -1, shown)
+            self._show(side, [rows_where(new, is_met), to_first], 1, shown)
+            self._show(side, [rows_where(out, was_met), to_none], -1, shown)
         else:
-            self._show(side, [new.filter(~is_met), to_none], 1, shown)
-            self._show(side, [out.filter(~was_met), to_first], -1, shown)
+            self._show(side, [rows_where(new, ~is_met), to_none], 1, shown)
+            self._show(side, [rows_where(out, ~was_met), to_first], -1, shown)
 
     def _show(self, side: _Side, frames: Sequence[pl.DataFrame], sign: int, shown: _Shown) -> None:
         for rows in frames:
@@ -156,9 +165,9 @@ class UnboundedJoin:
                 kept.append(pair.left)
         first = np.unique(np.concatenate(kept))
         is_met = pl.Series(met)
-        self._show(self._left, [left.rows.filter(is_met), self._left.gather(first)], 1, shown)
+        self._show(self._left, [rows_where(left.rows, is_met), self._left.gather(first)], 1, shown)
         self._left.rows.delete(first)
-        self._left.add(left.rows.filter(~is_met))
+        self._left.add(rows_where(left.rows, ~is_met))
         self._right.add(right.rows if self._pairing.where else self._right.of_new_keys(right.rows))
 
 
@@ -254,7 +263,7 @@ class _Side:
         places, _ = self.rows.lookup(rows)
         known = np.zeros(rows.height, np.bool_)
         known[places] = True
-        return rows.filter(pl.Series(~known)).unique(self.on, keep="first")
+        return rows_where(rows, ~known).unique(self.on, keep="first")
 
     def gather(self, ids: Ints) -> pl.DataFrame:
         """The rows with these ids, in the columns of the side."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from arrowstream.frames import rows_where
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.plan.eventtime import BEGINNING, ticks, ticks_of
 
@@ -31,10 +32,10 @@ class LateJudge:
         times = rows.select(ticks(pl.col(self.column), self.dtype)).to_series()
         late = (times < watermark).fill_null(False)
         moment.late(
-            rows.filter(late),
+            rows_where(rows, late),
             self.operator,
             time=times.filter(late),
             watermark=watermark,
             temporal=self.dtype.is_temporal(),
         )
-        return rows.filter(~late)
+        return rows_where(rows, ~late)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.frames import rows_at, rows_where
 from arrowstream.operators.changes import Changes, union
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.expiry import forget
@@ -51,7 +52,7 @@ class TopPartial:
 
 
 def _picked(rows: pl.DataFrame, ranking: Ranking) -> pl.DataFrame:
-    return rows[ranking.places].with_columns(pl.Series(_RANK, ranking.ranks, pl.Int64))
+    return rows_at(rows, ranking.places).with_columns(pl.Series(_RANK, ranking.ranks, pl.Int64))
 
 
 def _best_of_all(best: Best, parts: Parts) -> pl.DataFrame:
@@ -92,14 +93,16 @@ class TopOne:
         losers = new.clear()
         if len(known):
             held = self._table.pick(slots[known], self._best.by)
-            better = self._better(new[known], held)
+            better = self._better(rows_at(new, known), held)
             beaten = known[better]
             if self._emit_removed and len(beaten):
                 old = self._table.gather(slots[beaten])
-                losers = pl.concat([new[beaten].select_seq(self._keys), old], how="horizontal").select_seq(self._names)
+                losers = pl.concat([rows_at(new, beaten).select_seq(self._keys), old], how="horizontal").select_seq(
+                    self._names
+                )
             if len(beaten) < len(known):
                 kept = np.sort(np.concatenate([np.flatnonzero(found.fresh), beaten]))
-                new, slots = new[kept], slots[kept]
+                new, slots = rows_at(new, kept), slots[kept]
         self._table.put(slots, new.select_seq(self._values))
         return Changes.of(self._shown(new), self._shown(losers) if self._emit_removed else None)
 
@@ -160,8 +163,8 @@ class TopRows:
             self._rows.append(new)
             return Changes.of(self._shown(new, new[_RANK]), self._output.to_frame())
         met = np.isin(groups, asked)
-        alone = new.filter(pl.Series(~met))
-        change = self._merged(self._rows.gather(ids), asked, ids, new.filter(pl.Series(met)), groups[met])
+        alone = rows_where(new, ~met)
+        change = self._merged(self._rows.gather(ids), asked, ids, rows_where(new, met), groups[met])
         self._rows.append(alone)
         return union([change, Changes.of(self._shown(alone, alone[_RANK]))])
 
@@ -185,13 +188,14 @@ class TopRows:
         won = np.flatnonzero(after[count:] < self._best.k) + count
         won = won[np.lexsort((after[won], groups[won]))]
         self._rows.delete(ids[lost])
-        self._rows.append(rows[won])
+        self._rows.append(rows_at(rows, won))
         if self._best.rank is None:
-            return Changes.of(rows[won], rows[lost])
+            return Changes.of(rows_at(rows, won), rows_at(rows, lost))
         moved = np.flatnonzero((after[:count] < self._best.k) & (after[:count] != before[:count]))
         come, gone = np.concatenate([moved, won]), np.concatenate([moved, lost])
         return Changes.of(
-            self._shown(rows[come], pl.Series(after[come])), self._shown(rows[gone], pl.Series(before[gone]))
+            self._shown(rows_at(rows, come), pl.Series(after[come])),
+            self._shown(rows_at(rows, gone), pl.Series(before[gone])),
         )
 
     def _shown(self, rows: pl.DataFrame, ranks: pl.Series) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from typing import Final
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.frames import rows_where
 from arrowstream.operators.aggregate import PartialAggregate
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Mark, Moment
@@ -44,7 +45,7 @@ class WindowJudge:
             return rows
         late = pl.select(pl.int_range(rows.height)).to_series().is_in(closed[_PLACE].implode())
         moment.late(
-            rows.filter(late),
+            rows_where(rows, late),
             self.operator,
             time=times.filter(late),
             watermark=watermark,
@@ -52,7 +53,7 @@ class WindowJudge:
             window_end=closed["end"],
             temporal=dtype.is_temporal(),
         )
-        return rows.filter(~late)
+        return rows_where(rows, ~late)
 
     def _closed(self, rows: pl.DataFrame, watermark: int) -> pl.DataFrame:
         """Of these rows those with a window that is closed: their places, and begin and end of the earliest."""

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from arrowstream.frames import rows_where
 from arrowstream.operators.changes import Changes, union
 from arrowstream.operators.exchange import difference, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -187,4 +188,4 @@ def among(rows: pl.DataFrame, keys: Sequence[pl.Expr], others: pl.DataFrame) -> 
     """
     if not keys or not rows.height:
         return rows
-    return rows.filter(pl.Series(np.isin(hash_rows(rows.select(keys)), hash_rows(others.select(keys)))))
+    return rows_where(rows, np.isin(hash_rows(rows.select(keys)), hash_rows(others.select(keys))))

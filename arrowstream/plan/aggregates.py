@@ -20,6 +20,7 @@ import polars as pl
 
 from arrowstream.engine import engine
 from arrowstream.errors import BatchError, PlanError
+from arrowstream.frames import rows_at
 from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge, Operand
 from arrowstream.plan.custom import Custom
 from arrowstream.plan.expressions import PANIC, Node, build, parse, plan_error, resolve, unaliased
@@ -196,7 +197,7 @@ class Decomposition:
         keys = main.select(self.keys.names())
         frames = {MAIN: main.drop(_PLACE).with_row_index(GROUP)}
         for pairs, one in zip(self.pairs, found, strict=True):
-            frames[pairs.name] = pl.concat([keys[one[GROUP]], one], how="horizontal")
+            frames[pairs.name] = pl.concat([rows_at(keys, one[GROUP].to_numpy()), one], how="horizontal")
         return frames
 
     def merge(self, frame: pl.LazyFrame, by: Sequence[str] | None = None) -> pl.LazyFrame:

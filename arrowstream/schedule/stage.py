@@ -11,6 +11,7 @@ import pyarrow as pa
 from arrowstream.connectors.source import SupportsRange
 from arrowstream.engine import engine
 from arrowstream.errors import SourceError
+from arrowstream.frames import rows_where
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
@@ -220,7 +221,7 @@ class StagePass:
                         time=times.filter(gone),
                         temporal=dtype.is_temporal(),
                     )
-            frame = frame.filter((times <= limit).fill_null(False))
+            frame = rows_where(frame, (times <= limit).fill_null(False))
             low, high = _edges(frame[work.column])
         if low is not None and high is not None:
             self._found.times[(work.number, *next(iter(origins)))] = Seen(low, high)

@@ -13,6 +13,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import ChangeBatch
 from arrowstream.connectors.sink import Receipt, Writer
+from arrowstream.frames import rows_where
 from arrowstream.ids import KEY_GROUPS, SourceId, partition_of_group
 from arrowstream.operators.changes import Changes, union
 from arrowstream.operators.moment import Late, Moment
@@ -184,7 +185,7 @@ class _Run:
                 split += [((number, name, to), frame if to == 0 else frame.clear()) for to in range(partitions)]
                 continue
             owners = pl.Series(owner[key_groups(frame.select(work.keys), KEY_GROUPS)])
-            split += [((number, name, to), frame.filter(owners == to)) for to in range(partitions)]
+            split += [((number, name, to), rows_where(frame, owners == to)) for to in range(partitions)]
         return split
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 from polars import CompatLevel
 
+from arrowstream.frames import rows_at
+
 _FLAT: Final = (pl.Boolean, pl.Date, pl.Time, pl.Datetime, pl.Duration)
 # So much more than the rows need may stay alive with them.
 _TIMES: Final = 2
@@ -42,7 +44,7 @@ def texts_released(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _gathered(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame[np.arange(frame.height)] if frame.width else frame
+    return rows_at(frame, np.arange(frame.height)) if frame.width else frame
 
 
 def _rewritten(frame: pl.DataFrame) -> pl.DataFrame:

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from arrowstream.frames import rows_where
 from arrowstream.state.extents import Ints
 from arrowstream.state.growing import GrowingArray
 from arrowstream.state.table import KeyedTable
@@ -61,7 +62,7 @@ class KeyNumbers:
             return self._numbered(self._window, at)
         numbers = np.empty(len(at), np.int64)
         numbers[inside] = self._numbered(self._window, at[inside])
-        numbers[~inside] = self._by_hash(keys.filter(pl.Series(~inside)))
+        numbers[~inside] = self._by_hash(rows_where(keys, ~inside))
         return numbers
 
     def _by_hash(self, keys: pl.DataFrame) -> Ints:

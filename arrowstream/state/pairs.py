@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.errors import StateError
+from arrowstream.frames import rows_where
 from arrowstream.state.delta import DELETED, from_delta, to_delta
 from arrowstream.state.index import SlotArray
 from arrowstream.state.table import KeyedTable
@@ -94,7 +95,7 @@ class PairTable:
         if not len(owners):
             return
         pairs = self._pairs.scan().select(self._pairs.keys.names())
-        gone = pairs.filter(pl.Series(np.isin(pairs[_GROUP].to_numpy(), owners)))
+        gone = rows_where(pairs, np.isin(pairs[_GROUP].to_numpy(), owners))
         self._pairs.delete(self._pairs.find(gone))
         self._groups.delete(owners)
 

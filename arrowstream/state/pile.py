@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.errors import StateError
+from arrowstream.frames import rows_at
 from arrowstream.state.columns import check_payload
 from arrowstream.state.copying import copied, texts_released
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
@@ -113,7 +114,7 @@ class Pile:
         piece = self._piece_of(ids)
         begins = np.flatnonzero(np.diff(piece, prepend=-1))
         parts: list[pl.DataFrame] = [
-            self._pieces[piece[begin]][columns][ids[begin:end] - self._starts[piece[begin]]]
+            rows_at(self._pieces[piece[begin]][columns], ids[begin:end] - self._starts[piece[begin]])
             for begin, end in zip(begins, np.append(begins[1:], len(ids)), strict=True)
         ]
         return parts[0] if len(parts) == 1 else pl.concat(parts, rechunk=True)

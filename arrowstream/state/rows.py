@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.errors import StateError
+from arrowstream.frames import rows_where
 from arrowstream.state.columns import check_payload
 from arrowstream.state.copying import copied, released, texts_released
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
@@ -114,7 +115,7 @@ class RowTable:
             if not rows.any():
                 self.clear()
                 return
-        kept = frame.filter(rows)
+        kept = rows_where(frame, rows) if isinstance(rows, pl.Series) else frame.filter(rows)
         if kept.height == frame.height:
             return
         # Texts that are left refer to the buffers of all; once most is gone, that pays for a copy.

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.errors import StateError
+from arrowstream.frames import rows_where
 from arrowstream.state.columns import Columns, Encoded, Image, Mask, SlotArray
 from arrowstream.state.delta import DELETED, from_delta, to_delta
 from arrowstream.state.growing import GrowingArray
@@ -277,7 +278,7 @@ class KeyedTable:
         if self._changes:
             raise StateError("a delta cannot be applied over an open version: commit or roll back first")
         rows, deleted = from_delta(delta, self._schema)
-        kept, gone = rows.filter(~deleted), rows.filter(deleted)
+        kept, gone = rows_where(rows, ~deleted), rows_where(rows, deleted)
         if kept.height:
             self.put(self.upsert(kept.select(self.keys.names())).slots, kept.select(self.values.names()))
         if gone.height:

@@ -29,7 +29,7 @@ class FileLog:
     acknowledged are let go (`forget`), and a time stands for them: whatever was changed before, has been read.
     """
 
-    done: list[tuple[str, int]] = field(default_factory=list)
+    done: list[Sequence[Any]] = field(default_factory=list)
     name: str | None = None
     at: int = 0
     before: tuple[int, str] | None = None
@@ -39,17 +39,20 @@ class FileLog:
         if not isinstance(offset, dict):
             return cls()
         before = offset["before"]
-        done = [(name, end) for name, end in offset["done"]]
-        return cls(done, offset["file"], offset["at"], (before[0], before[1]) if before else None)
+        return cls(list(offset["done"]), offset["file"], offset["at"], (before[0], before[1]) if before else None)
 
     def offset(self) -> dict[str, Any]:
-        done = [[name, end] for name, end in self.done]
-        return {"done": done, "file": self.name, "at": self.at, "before": list(self.before) if self.before else None}
+        return {
+            "done": list(self.done),
+            "file": self.name,
+            "at": self.at,
+            "before": list(self.before) if self.before else None,
+        }
 
     def finish(self, end: int) -> None:
         """The file at hand has been read, all `end` of it."""
         assert self.name is not None
-        self.done.append((self.name, end))
+        self.done.append([self.name, end])  # as in a position that has been through JSON
         self.name, self.at = None, 0
 
     def new(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -89,7 +92,8 @@ def parts_between(start: Offset | None, stop: Offset) -> list[Part]:
         if last.before is not None:
             raise SourceError("the first files of this range were acknowledged long ago and cannot be named any more")
         return [Part(name, 0, end) for name, end in files if end]
-    for place, (name, end) in enumerate(files):
+    for place in reversed(range(len(files))):  # it is near the end
+        name, end = files[place]
         if name == anchor[0]:
             parts = [Part(name, anchor[1], end), *(Part(name, 0, end) for name, end in files[place + 1 :])]
             return [part for part in parts if part.last > part.first]
@@ -100,4 +104,4 @@ def _anchor(log: FileLog) -> tuple[str, int] | None:
     """The last file of a position, and the place in it."""
     if log.name is not None:
         return log.name, log.at
-    return log.done[-1] if log.done else None
+    return (log.done[-1][0], log.done[-1][1]) if log.done else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 
-import msgspec
 import pyarrow as pa
 
 from arrowstream.blocks.block import Block, BlockInfo, BlockKind
@@ -55,8 +54,8 @@ class BlockGenerator:
         if isinstance(rows, Reference):
             sealed += self.seal()
             start, self._start = self._start, stop
-            info = self._info("rows", rows.num_rows, rows.nbytes, start, stop, now, held=False)
-            sealed.append(Block(msgspec.structs.replace(info, ranges=dict(rows.ranges)), None))
+            info = self._info("rows", rows.num_rows, rows.nbytes, start, stop, now, held=False, ranges=rows.ranges)
+            sealed.append(Block(info, None))
         elif rows is not None and rows.num_rows:
             large = self._bytes + rows.nbytes > self._settings.bytes
             long = self._count + rows.num_rows > self._settings.rows
@@ -110,6 +109,7 @@ class BlockGenerator:
         stop: Offset | None,
         created: float,
         held: bool,
+        ranges: Mapping[str, tuple[int, int]] | None = None,
     ) -> BlockInfo:
         return BlockInfo(
             id=self._new_id(),
@@ -124,4 +124,5 @@ class BlockGenerator:
             kind=kind,
             held=held,
             replayable=self._replayable and kind == "rows",
+            ranges=dict(ranges or {}),
         )

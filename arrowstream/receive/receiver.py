@@ -70,6 +70,7 @@ class Receiver:
         self._generator, self._outlet, self._clock, self._listener = generator, outlet, clock, listener
         self._lock = threading.Lock()  # the generator, and the order of blocks into the outlet
         self._reader: Reader | None = None
+        self._rejects: Callable[[], pa.RecordBatch | None] = _no_rejects
         self._stop = threading.Event()
         self._drain = True
         self._ended = False
@@ -156,6 +157,8 @@ class Receiver:
         progressed = False
         reader = self._source.open(self._split, self._resume)
         self._reader = reader
+        # Asked once: it costs as much as a small poll.
+        self._rejects = reader.rejects if isinstance(reader, SupportsRejects) else _no_rejects
         try:
             self._listener.started()
             while not self._stop.is_set():
@@ -203,7 +206,7 @@ class Receiver:
 
     def _take(self, reader: Reader, rows: pa.RecordBatch | Reference | None) -> bool:
         """Put what a poll gave into the generator; says whether there were rejected records."""
-        rejects = reader.rejects() if isinstance(reader, SupportsRejects) else None
+        rejects = self._rejects()
         with self._lock:
             now = self._clock.now()
             if rows is not None or rejects is not None:
@@ -215,3 +218,7 @@ class Receiver:
     def _put(self, blocks: list[Block]) -> None:
         for block in blocks:
             self._outlet.put(block)
+
+
+def _no_rejects() -> None:
+    """What a reader rejects that has no notion of it."""

@@ -132,6 +132,14 @@ class UnitDriver:
         self.error: ArrowStreamError | None = None
         self._cluster, self._settings, self._clock, self._log = cluster, settings, clock, batch_log
         self._committers, self._dead_letters, self._progress = committers, dead_letters, progress
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(OSError),
+            stop=tenacity.stop_after_attempt(COMMIT_TRIES),
+            wait=tenacity.wait_exponential(multiplier=0.1),
+            reraise=True,
+        )
+        # Asked once: a protocol is slow to answer.
+        self._seen = [isinstance(committer, SupportsView) for committer in committers]
         self._on_batch = on_batch
         self.instant = threading.RLock()
         """Held while outputs that SQL sees are between two batches."""
@@ -513,21 +521,14 @@ class UnitDriver:
     def _commit_sinks(self, order: CommitBatch, *, seen: bool) -> None:
         """Publish the batch in the outputs that SQL sees, or in the others."""
         for output, committer in enumerate(self._committers):
-            if isinstance(committer, SupportsView) is seen:
+            if self._seen[output] is seen:
                 receipts = [task.receipts[output] for task in order.done if output in task.receipts]
                 self._commit_sink(output, committer, order.batch.id, receipts)
 
     def _commit_sink(self, output: int, committer: Committer, batch_id: int, receipts: Sequence[Receipt]) -> None:
         name = self.unit.outputs[output].sink.name
         try:
-            for attempt in tenacity.Retrying(
-                retry=tenacity.retry_if_exception_type(OSError),
-                stop=tenacity.stop_after_attempt(COMMIT_TRIES),
-                wait=tenacity.wait_exponential(multiplier=0.1),
-                reraise=True,
-            ):
-                with attempt:
-                    committer.commit(batch_id, receipts)
+            self._retrying(committer.commit, batch_id, receipts)
         except ArrowStreamError:
             raise
         except Exception as error:

@@ -50,10 +50,12 @@ class Extents:
         """More ids, each for its slot; a slot may come often."""
         if not len(slots):
             return
-        order = stable_order(slots)
-        ordered = slots[order]
-        first = np.flatnonzero(np.diff(ordered, prepend=-1))
-        touched, more = ordered[first], np.diff(first, append=len(ordered))
+        touched, more, first = slots, np.ones_like(slots), np.arange(len(slots))
+        if not (slots[1:] > slots[:-1]).all():  # else each slot comes once, and in order, as new ones do
+            order = stable_order(slots)
+            ordered, ids = slots[order], ids[order]
+            first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+            touched, more = ordered[first], np.diff(np.append(first, len(ordered)))
         self._heads.grow(int(touched[-1]) + 1)
         heads = self._heads.values.take(touched)
         starts, held = heads >> _BITS, heads & _COUNT
@@ -64,7 +66,7 @@ class Extents:
         self._heads.values[touched] = (starts << _BITS) | (held + more)
         at = np.repeat(starts + held - first, more)
         at += np.arange(len(at))
-        self._pool.values[at] = ids[order]
+        self._pool.values[at] = ids
 
     def find(self, slots: Ints) -> tuple[Ints, Ints]:
         """All pairs (place in `slots`, id), by rising place, of a place in order of arrival; -1 has none."""

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.frames import rows_where
 from arrowstream.operators.bintree import BinTree
 from arrowstream.operators.exchange import gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -17,7 +18,7 @@ from arrowstream.operators.windowshape import WINDOW, Bins, WindowShape, among, 
 from arrowstream.plan.aggregates import MAIN, VALUE
 from arrowstream.plan.grid import Spans
 from arrowstream.plan.windownodes import WindowAggregate
-from arrowstream.plan.windows import BIN
+from arrowstream.plan.windows import BIN, physical
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 
@@ -100,14 +101,10 @@ class WindowMerge(WindowShape):
             frame = among(frame, [pl.col(key) for key in self._keys], like)
         if len(spans) > _FEW:
             return self._chosen(frame, spans)
+        bins = physical(frame[BIN])
         edges = zip(spans.starts.tolist(), spans.stops.tolist(), strict=True)
-        rows = [
-            frame.lazy()
-            .filter(pl.col(BIN).is_between(self._windows.time(start), self._windows.time(stop), closed="left"))
-            .with_columns(pl.lit(place, pl.Int64).alias(WINDOW))
-            for place, (start, stop) in enumerate(edges)
-        ]
-        return rows[0] if len(rows) == 1 else pl.concat(rows)
+        rows = [rows_where(frame, (bins >= start) & (bins < stop)).lazy() for start, stop in edges]
+        return pl.concat(each.with_columns(pl.lit(place, pl.Int64).alias(WINDOW)) for place, each in enumerate(rows))
 
     def _forget(self, moment: Moment) -> None:
         super()._forget(moment)

@@ -146,7 +146,7 @@ class Bins:
         if not gone or (gone < height and height > _LITTLE and 4 * gone < height):
             return
         if gone < height:
-            self._table.keep(pl.col(BIN) >= self._windows.time(needed))
+            self._table.keep(pl.Series(physical(self._table.frame[BIN]) >= needed))
         else:
             self._table.clear()
         self._values, self._counts, self._of = self._values[place:], self._counts[place:], self._table.frame

@@ -21,7 +21,6 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 
 MATCHED: Final = "matched"
-_NONE: Final = pl.Series([], dtype=pl.Boolean)
 _Holds: TypeAlias = Callable[[pl.DataFrame], pl.Series]
 
 
@@ -43,6 +42,9 @@ class BoundedJoin:
         self._right = _side(pairing.right, pairing.right_on, bounds[1])
         how = pairing.how
         self._lonely = [how in ("left", "full", "anti", "semi"), how in ("right", "full")]
+        self._alive_rows = [
+            pl.all_horizontal(bound.alive for bound in each).fill_null(False).alias("alive") for each in bounds
+        ]
         self._matched = [RowTable(pl.Schema({"row": pl.Int64()})) for _ in bounds]
 
     @property
@@ -66,17 +68,21 @@ class BoundedJoin:
         if left.height and (old := self._right.that_match(left, pairing.left_on)).height:
             joins.append(pairing.pairs(left.lazy(), old.select_seq(pairing.right.names()).lazy()))
         if right.height:
-            both = self._left.that_match(right, pairing.right_on).select_seq(pairing.left.names())
-            if left.height:
-                both = both.vstack(left.select_seq(both.columns))
+            both, old = left, self._left.that_match(right, pairing.right_on)
+            if old.height:
+                names = pairing.left.names()
+                both = old.select_seq(names).vstack(left.select_seq(names))
             joins.append(pairing.pairs(both.lazy(), right.lazy()))
         found = [pairing.shown(each) for each in joins]
         for number, (side, new) in enumerate(((self._left, left), (self._right, right))):
             alive = self._alive(number, moment)
             if alive is not None and isinstance(side, _Passing):
-                side.table.keep(alive(side.table.frame))
-                new = _those(new, alive(new))
-            side.append(new)
+                if len(side.table):
+                    side.table.keep(alive(side.table.frame))
+                if new.height:
+                    new = _those(new, alive(new))
+            if new.height:
+                side.append(new)
         if not found:
             return self.nothing()
         return Changes.of((found[0] if len(found) == 1 else pl.concat(found)).collect(engine=JOINING))
@@ -143,8 +149,7 @@ class BoundedJoin:
         if watermark == BEGINNING or watermark < lowest(dtype):
             return None
         now = from_ticks(pl.lit(watermark, pl.Int64), dtype).alias(WATERMARK)
-        alive = pl.all_horizontal(bound.alive for bound in self._bounds[number]).fill_null(False).alias("alive")
-        return lambda rows: rows.with_columns_seq(now).select_seq(alive).to_series() if rows.height else _NONE
+        return lambda rows: rows.with_columns_seq(now).select_seq(self._alive_rows[number]).to_series()
 
 
 def _those(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:

@@ -9,18 +9,17 @@ import numpy as np
 import polars as pl
 
 from arrowstream.engine import engine
-from arrowstream.frames import rows_where
 from arrowstream.operators.bintree import BinTree
 from arrowstream.operators.exchange import gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
-from arrowstream.operators.windowshape import WINDOW, Bins, WindowShape, among, drop_passed
+from arrowstream.operators.windowshape import WINDOW, WindowShape, among, bin_table, drop_passed
 from arrowstream.plan.aggregates import MAIN, VALUE
 from arrowstream.plan.grid import Spans
 from arrowstream.plan.windownodes import WindowAggregate
-from arrowstream.plan.windows import BIN, physical
+from arrowstream.state.bins import BinTable
 from arrowstream.state.protocol import StateTable
-from arrowstream.state.rows import ID, RowTable
+from arrowstream.state.rows import ID
 
 _MERGE_ROWS: Final = 1 << 15
 # With so many bins a window it pays to keep runs of bins put together.
@@ -40,10 +39,10 @@ class WindowMerge(WindowShape):
     def __init__(self, node: WindowAggregate, mark: Mark) -> None:
         assert node.decomposition is not None
         plan = node.decomposition
-        super().__init__(node, mark, RowTable(pl.Schema({**plan.keys, **plan.accumulators})))
+        kept = pl.Schema({**plan.keys, **plan.accumulators})
+        super().__init__(node, mark, bin_table(kept, node.windows, ordered=plan.ordered))
         self._plan, self._at = plan, list(node.columns())
-        self._pairs = {pairs.name: RowTable(pairs.schema) for pairs in plan.pairs}
-        self._pair_bins = {name: Bins(table, node.windows) for name, table in self._pairs.items()}
+        self._pairs = {pairs.name: bin_table(pairs.schema, node.windows, ordered=False) for pairs in plan.pairs}
         self._merged = 0
         grid = node.windows.grid()
         self._tree = None
@@ -56,8 +55,8 @@ class WindowMerge(WindowShape):
         return {MAIN: self._state, **self._pairs, **tree}
 
     def _take(self, parts: Parts, moment: Moment) -> None:
-        for name, bins in {MAIN: self._bins, **self._pair_bins}.items():
-            bins.append(gathered(parts, name))
+        for name, table in {MAIN: self._state, **self._pairs}.items():
+            table.append(gathered(parts, name), whole=True)
         self._merge()
         if self._tree is not None:
             low, high = moment.start(self._mark), moment.end(self._mark)
@@ -92,32 +91,33 @@ class WindowMerge(WindowShape):
             rows = _with_counts(rows, count, self._at, pairs.columns)
         return self._typed(self._plan.final(rows, self._at)) if rows.height else self._output.to_frame()
 
-    def _rows(self, table: RowTable, spans: Spans, like: pl.DataFrame | None) -> pl.LazyFrame:
+    def _rows(self, table: BinTable, spans: Spans, like: pl.DataFrame | None) -> pl.LazyFrame:
         """The rows of a table that belong to these windows, with the place of the window in `__window`."""
         if self._tree is not None:
             return self._tree.rows(table.frame, self._numbers(), spans)
-        frame = table.frame
-        if like is not None:
-            frame = among(frame, [pl.col(key) for key in self._keys], like)
+        keys = [pl.col(key) for key in self._keys]
         if len(spans) > _FEW:
-            return self._chosen(frame, spans)
-        bins = physical(frame[BIN])
+            return self._chosen(table.frame if like is None else among(table.frame, keys, like), spans)
         edges = zip(spans.starts.tolist(), spans.stops.tolist(), strict=True)
-        rows = [rows_where(frame, (bins >= start) & (bins < stop)).lazy() for start, stop in edges]
-        return pl.concat(each.with_columns(pl.lit(place, pl.Int64).alias(WINDOW)) for place, each in enumerate(rows))
+        found = [table.between(start, stop) for start, stop in edges]
+        if like is not None:
+            found = [among(rows, keys, like) for rows in found]
+        return pl.concat(
+            rows.lazy().with_columns(pl.lit(place, pl.Int64).alias(WINDOW)) for place, rows in enumerate(found)
+        )
 
     def _forget(self, moment: Moment) -> None:
         super()._forget(moment)
         before, limit = moment.late_before(self._mark), moment.forgotten(self._mark)
-        for bins in self._pair_bins.values():
-            drop_passed(bins, self._windows, before, limit)
+        for table in self._pairs.values():
+            drop_passed(table, self._windows, before, limit)
         if self._tree is not None and limit != before:
             self._tree.forget(self._last(limit))
 
     def _numbers(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         grid = self._windows.grid()
         assert grid is not None
-        return grid.numbers(self._bins.values)
+        return grid.numbers(self._state.bins)
 
     def _last(self, watermark: int) -> int:
         """The last bin at which windows end that are closed by this watermark."""

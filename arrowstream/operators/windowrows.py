@@ -12,13 +12,13 @@ from arrowstream.operators.exchange import gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames, Parts
 from arrowstream.operators.windowlate import WindowJudge
-from arrowstream.operators.windowshape import WINDOW, WindowShape, among
+from arrowstream.operators.windowshape import WINDOW, WindowShape, among, bin_table
 from arrowstream.plan.aggregates import MAIN
 from arrowstream.plan.grid import Spans
 from arrowstream.plan.windownodes import WindowAggregate
 from arrowstream.plan.windows import BIN, END, START, Windows
 from arrowstream.state.protocol import StateTable
-from arrowstream.state.rows import ID, RowTable
+from arrowstream.state.rows import ID
 
 
 class WindowRowsPartial:
@@ -40,7 +40,8 @@ class WindowRows(WindowShape):
     """Keeps the rows of open windows, and computes each window from its rows as it closes."""
 
     def __init__(self, node: WindowAggregate, mark: Mark, schema: pl.Schema) -> None:
-        super().__init__(node, mark, RowTable(pl.Schema({**schema, BIN: schema[node.index]})))
+        kept = pl.Schema({**schema, BIN: schema[node.index]})
+        super().__init__(node, mark, bin_table(kept, node.windows, ordered=True))
         self._aggs, self._by = node.aggs, node.by
 
     @property
@@ -48,7 +49,7 @@ class WindowRows(WindowShape):
         return {MAIN: self._state}
 
     def _take(self, parts: Parts, moment: Moment) -> None:
-        self._bins.append(gathered(parts, MAIN))
+        self._state.append(gathered(parts, MAIN), whole=True)
 
     def _results(self, spans: Spans, like: pl.DataFrame | None = None) -> pl.DataFrame:
         frame, windows = self._state.frame, self._windows

@@ -16,16 +16,13 @@ from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.plan.aggregates import MAIN
 from arrowstream.plan.eventtime import BEGINNING, FOREVER
-from arrowstream.plan.grid import Ints, Spans
+from arrowstream.plan.grid import Spans
 from arrowstream.plan.windownodes import WindowAggregate
 from arrowstream.plan.windows import BIN, END, START, Windows, physical
+from arrowstream.state.bins import BinTable
 from arrowstream.state.keyhash import hash_rows
-from arrowstream.state.rows import RowTable
 
 WINDOW: Final = "__window"
-
-# So many rows may lie about that no window needs; beyond, they are dropped once they are a quarter.
-_LITTLE: Final = 1 << 15
 
 
 class WindowShape(ABC):
@@ -36,12 +33,12 @@ class WindowShape(ABC):
     windows together.
     """
 
-    def __init__(self, node: WindowAggregate, mark: Mark, state: RowTable) -> None:
+    def __init__(self, node: WindowAggregate, mark: Mark, state: BinTable) -> None:
         self._windows, self._mark, self._keys = node.windows, mark, list(node.keys)
         self._index, self._label = node.index, END if node.label_right else START
         self._bounds, self._update = node.boundaries, node.update
         self._output = node.schema
-        self._state, self._bins = state, Bins(state, node.windows)
+        self._state = state
 
     @property
     def _corrects(self) -> bool:
@@ -55,7 +52,7 @@ class WindowShape(ABC):
         corrected = self._given(new, given) if self._corrects and new.height else None
         before = None if corrected is None else self._results(corrected, new)
         self._take(parts, moment)
-        closing = self._windows.closing(self._bins.values, given, high)
+        closing = self._windows.closing(self._state.bins, given, high)
         closed = self._results(closing) if len(closing) else self._output.to_frame()
         after = None if corrected is None else self._results(corrected, new)
         self._forget(moment)
@@ -84,12 +81,12 @@ class WindowShape(ABC):
     def _chosen(self, frame: pl.DataFrame, spans: Spans) -> pl.LazyFrame:
         """The rows whose bins belong to these windows, with the place of the window in `__window`; in their order."""
         windows = self._windows
-        bins, places = spans.pieces(self._bins.values, touching=windows.touching)
+        bins, places = spans.pieces(self._state.bins, touching=windows.touching)
         pieces = pl.DataFrame([windows.times(bins).alias(BIN), pl.Series(WINDOW, places)])
         return frame.lazy().join(pieces.lazy(), on=BIN, maintain_order="left")
 
     def _forget(self, moment: Moment) -> None:
-        drop_passed(self._bins, self._windows, moment.late_before(self._mark), moment.forgotten(self._mark))
+        drop_passed(self._state, self._windows, moment.late_before(self._mark), moment.forgotten(self._mark))
 
     def _named(self, rows: pl.LazyFrame, spans: Spans) -> pl.LazyFrame:
         """Rows with `__window` turned into the columns of the output that say which window it is."""
@@ -106,71 +103,17 @@ class WindowShape(ABC):
         return rows if rows.schema == self._output else rows.cast(dict(self._output))  # type: ignore[arg-type]
 
 
-class Bins:
-    """The bins of the rows in a table, and how many rows each has: looked for only where the table has changed
-    otherwise than by `append` and `drop`.
-    """
-
-    def __init__(self, table: RowTable, windows: Windows) -> None:
-        self._table, self._windows, self._grid = table, windows, windows.grid()
-        self._of: pl.DataFrame | None = None
-        self._values = self._counts = np.empty(0, np.int64)
-
-    @property
-    def values(self) -> Ints:
-        """Physical values, sorted, each once."""
-        frame = self._table.frame
-        if frame is not self._of:
-            self._values, self._counts = self._counted(frame)
-            self._of = frame
-        return self._values
-
-    def append(self, rows: pl.DataFrame) -> None:
-        """Append rows to the table."""
-        if not rows.height:
-            return
-        known, (new, counts) = self.values, self._counted(rows)
-        self._table.append(rows, whole=True)
-        if len(known):
-            together = np.union1d(known, new)
-            total = np.zeros(len(together), np.int64)
-            total[np.searchsorted(together, known)] = self._counts
-            total[np.searchsorted(together, new)] += counts
-            new, counts = together, total
-        self._values, self._counts, self._of = new, counts, self._table.frame
-
-    def drop(self, needed: int) -> None:
-        """Drop the rows of bins before this one, if they are many."""
-        place = int(np.searchsorted(self.values, needed))
-        gone, height = int(self._counts[:place].sum()), len(self._table)
-        if not gone or (gone < height and height > _LITTLE and 4 * gone < height):
-            return
-        if gone < height:
-            self._table.keep(pl.Series(physical(self._table.frame[BIN]) >= needed))
-        else:
-            self._table.clear()
-        self._values, self._counts, self._of = self._values[place:], self._counts[place:], self._table.frame
-
-    def _counted(self, rows: pl.DataFrame) -> tuple[Ints, Ints]:
-        """Bins of rows, and how often each is there."""
-        values = physical(rows[BIN])
-        if not len(values):
-            return values, values
-        low, high = int(values.min()), int(values.max())
-        if low == high:
-            return np.array([low]), np.array([len(values)])
-        if self._grid is not None and (high - low) // self._grid.size <= 2 * len(values):
-            counts = np.bincount((values - low) // self._grid.size)
-            places = np.flatnonzero(counts)
-            return low + places * self._grid.size, counts[places]
-        return np.unique(values, return_counts=True)
+def bin_table(schema: pl.Schema, windows: Windows, *, ordered: bool) -> BinTable:
+    """A table for rows by the bins of windows."""
+    grid = windows.grid()
+    return BinTable(schema, BIN, step=None if grid is None else grid.size, ordered=ordered)
 
 
-def drop_passed(bins: Bins, windows: Windows, before: int, limit: int) -> None:
+def drop_passed(table: BinTable, windows: Windows, before: int, limit: int) -> None:
     """Drop rows that are in no window any more which a row could change, or which is still to come."""
-    if limit in (before, BEGINNING) or not len(bins.values):
+    if limit in (before, BEGINNING) or not len(table):
         return
-    values = bins.values
+    values = table.bins
     if limit == FOREVER:
         needed = int(values[-1]) + 1
     elif (grid := windows.grid()) is not None and not windows.touching:
@@ -178,7 +121,7 @@ def drop_passed(bins: Bins, windows: Windows, before: int, limit: int) -> None:
     else:
         alive, _ = windows.closing(values, limit, FOREVER).pieces(values, touching=windows.touching)
         needed = int(alive.min()) if len(alive) else int(values[-1]) + 1
-    bins.drop(needed)
+    table.drop(needed)
 
 
 def among(rows: pl.DataFrame, keys: Sequence[pl.Expr], others: pl.DataFrame) -> pl.DataFrame:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from arrowstream.frames import rows_where
 from arrowstream.state.columns import check_payload
 from arrowstream.state.copying import copied, released, texts_released
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
+from arrowstream.state.extents import Ints
 from arrowstream.state.physical import storage
 
 ID: Final = "__id"
@@ -24,8 +26,18 @@ ID: Final = "__id"
 _MANY: Final = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows in memory of their own, with the texts of so many appends; where they are kept by bin, their bins, sorted
+    and each once."""
+
+    rows: pl.DataFrame
+    buffers: int
+    bins: Ints
+
+
 class RowTable:
-    """Rows in order of arrival: open windows, sessions, the sides of a join with bounds.
+    """Rows in order of arrival: sessions, the sides of a join with bounds.
 
     Frames are immutable, so the former version is simply kept until the next is committed. What is asked of it costs
     by all its rows, except for `append`: it is for rows that are looked at, or let go, as time goes on. Numbers are
@@ -52,12 +64,17 @@ class RowTable:
 
     def _set(self, frame: pl.DataFrame) -> None:
         """Be one frame whose memory is its own."""
-        self._pieces = [frame] if frame.height else []
-        self._buffers = [1] * len(self._pieces)
-        """Of how many appends each piece has the texts."""
-        self._whole: pl.DataFrame | None = frame
+        self._be([self._piece(frame)] if frame.height else [])
         # Rows whose texts may be alive: those here, and those dropped since the last copy.
         self._held = frame.height
+
+    def _be(self, pieces: Sequence[Piece]) -> None:
+        """Be these pieces."""
+        self._pieces = tuple(pieces)
+        self._whole: pl.DataFrame | None = None
+
+    def _piece(self, rows: pl.DataFrame, buffers: int = 1) -> Piece:
+        return Piece(rows, buffers, np.empty(0, np.int64))
 
     @property
     def keys(self) -> pl.Schema:
@@ -68,7 +85,8 @@ class RowTable:
     def frame(self) -> pl.DataFrame:
         """All rows, `__id` first, in order of arrival. The frame stays as it is when the table changes."""
         if self._whole is None:
-            self._whole = pl.concat(self._pieces, rechunk=False) if self._pieces else self._schema.to_frame()
+            frames = [piece.rows for piece in self._pieces]
+            self._whole = pl.concat(frames, rechunk=False) if frames else self._schema.to_frame()
         return self._whole
 
     @property
@@ -77,11 +95,11 @@ class RowTable:
         return self._next
 
     def __len__(self) -> int:
-        return sum(piece.height for piece in self._pieces)
+        return sum(piece.rows.height for piece in self._pieces)
 
     def memory_bytes(self) -> int:
         """Bytes of all rows."""
-        return sum(int(piece.estimated_size()) for piece in self._pieces)
+        return sum(int(piece.rows.estimated_size()) for piece in self._pieces)
 
     def append(self, rows: pl.DataFrame, *, whole: bool = False) -> pl.Series:
         """Add rows of the table's columns; their numbers. Where they are `whole`, and no slice of something larger,
@@ -92,19 +110,35 @@ class RowTable:
         self._next += rows.height
         self._held += rows.height
         taken = texts_released if whole else released
-        added = [taken(rows.select_seq(list(self._schema)[1:]).insert_column(0, ids))]
-        # A piece joins a last one not twice its size: a row is moved a few times in its life, and pieces stay few.
-        pieces, buffers = list(self._pieces), list(self._buffers)
-        height, joined_buffers = rows.height, 1
-        while pieces and pieces[-1].height <= 2 * height:
-            height += pieces[-1].height
-            joined_buffers += buffers.pop()
-            added.append(pieces.pop())
-        joined = pl.concat(reversed(added), rechunk=True) if len(added) > 1 else added[0]
-        if joined_buffers > _MANY:
-            joined, joined_buffers = copied(joined), 1
-        self._pieces, self._buffers, self._whole = [*pieces, joined], [*buffers, joined_buffers], None
+        for piece in self._cut(rows.select_seq(list(self._schema)[1:]).insert_column(0, ids)):
+            self._add(Piece(taken(piece.rows), 1, piece.bins))
         return ids
+
+    def _cut(self, rows: pl.DataFrame) -> Sequence[Piece]:
+        """What is appended as pieces to be kept apart."""
+        return [self._piece(rows)]
+
+    def _add(self, piece: Piece) -> None:
+        """Add a piece. It joins the last one of its like that is not twice its size: a row is moved a few times in its
+        life, and pieces stay few."""
+        pieces, joining = list(self._pieces), [piece]
+        height = piece.rows.height
+        place = self._alike(piece, len(pieces))
+        while place is not None and pieces[place].rows.height <= 2 * height:
+            joining.append(pieces.pop(place))
+            height += joining[-1].rows.height
+            place = self._alike(piece, place)
+        if len(joining) > 1:
+            rows = pl.concat([each.rows for each in reversed(joining)], rechunk=True)
+            buffers = sum(each.buffers for each in joining)
+            if buffers > _MANY:
+                rows, buffers = copied(rows), 1
+            piece = Piece(rows, buffers, all_bins([each.bins for each in joining]))
+        self._be([*pieces, piece])
+
+    def _alike(self, piece: Piece, before: int) -> int | None:
+        """The last piece before this place that it may join."""
+        return before - 1 if before else None
 
     def keep(self, rows: pl.Series | pl.Expr) -> None:
         """Drop the rows for which this is not true."""
@@ -122,8 +156,7 @@ class RowTable:
         if 4 * kept.height < self._held:
             self._set(copied(kept))
         else:
-            kept = kept.rechunk()
-            self._pieces, self._buffers, self._whole = [kept], [sum(self._buffers)], kept
+            self._be([self._piece(kept.rechunk(), sum(piece.buffers for piece in self._pieces))])
 
     def clear(self) -> None:
         """Drop all rows."""
@@ -136,23 +169,29 @@ class RowTable:
 
     def delta(self) -> pa.Table:
         """Rows that came since the last commit and are still there, and the numbers of those that went."""
-        frame, before = self.frame, self._committed[0]
+        frame = self._in_order()
         ids = frame[ID].to_numpy()
-        gone = np.setdiff1d(before[ID].to_numpy(), ids, assume_unique=True)
+        before = np.concatenate([np.empty(0, np.int64), *(piece.rows[ID].to_numpy() for piece in self._committed[0])])
+        gone = np.setdiff1d(before, ids, assume_unique=True)
         return self._delta(frame.slice(int(np.searchsorted(ids, self._committed_next))), gone)
+
+    def _in_order(self) -> pl.DataFrame:
+        """All rows in order of arrival."""
+        return self.frame
 
     def commit(self) -> None:
         """Make the open version the state."""
-        self._committed = (self.frame, self._pieces, self._buffers, self._held)
+        self._committed = (self._pieces, self._held)
         self._committed_next = self._next
 
     def rollback(self) -> None:
         """Be again as at the last commit; numbers given since then are not given again."""
-        self._whole, self._pieces, self._buffers, self._held = self._committed
+        pieces, self._held = self._committed
+        self._be(pieces)
 
     def snapshot(self) -> pa.Table:
         """All rows in the form of a delta."""
-        return self._delta(self.frame, np.empty(0, np.int64))
+        return self._delta(self._in_order(), np.empty(0, np.int64))
 
     def restore(self, tables: Iterable[pa.Table]) -> None:
         """Forget everything, then take over a snapshot and deltas, oldest first."""
@@ -163,7 +202,7 @@ class RowTable:
 
     def _delta(self, added: pl.DataFrame, gone: npt.NDArray[np.int64]) -> pa.Table:
         """Also the last number given, if its row is gone: the newest delta of a log is not merged, and remembers it."""
-        last = self.frame[ID][-1] if len(self) else 0
+        last = int(self.frame[ID].max()) if len(self) else 0  # type: ignore[arg-type]
         if last != self._next - 1:
             gone = np.union1d(gone, [self._next - 1])
         if not len(gone):
@@ -171,3 +210,10 @@ class RowTable:
         removed = self._schema.to_frame().clear(len(gone)).with_columns(pl.Series(ID, gone))
         flags = pl.Series(np.repeat([False, True], [added.height, removed.height]))
         return to_delta(pl.concat([added, removed]), flags)
+
+
+def all_bins(bins: Sequence[Ints]) -> Ints:
+    """All bins of several pieces."""
+    if all(np.array_equal(each, bins[0]) for each in bins[1:]):
+        return bins[0]
+    return np.unique(np.concatenate(bins))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,10 @@ class StreamWindows:
         named = [expr.alias(name) for name, expr in outputs]
         grouping = [expr.alias(name) for name, expr in by]
         if windows.bin is not None:
-            try:
+            with contextlib.suppress(NotDecomposable):
                 decomposed = decompose([*by, bins], outputs, schema)
-            except NotDecomposable:
-                decomposed = None
+        if decomposed is not None and decomposed.ordered and not windows.tumbling:
+            decomposed = None  # rows of different bins come in turns: which was the first, bins do not tell
         if decomposed is not None:
             found = {name: dtype for name, dtype in decomposed.output.items() if name != BIN}
         else:
@@ -122,8 +123,10 @@ class StreamSessions:
             decomposed = decompose(pieces, outputs, wide)
         except NotDecomposable:
             pass
-        if decomposed is not None and decomposed.pairs:
-            decomposed = None  # values that were seen belong to a session that others may join
+        if decomposed is not None and (decomposed.pairs or decomposed.ordered):
+            # Values that were seen belong to a session that others may join; and rows of two that become one have come
+            # in turns.
+            decomposed = None
         if decomposed is not None:
             found = {name: dtype for name, dtype in decomposed.output.items() if name not in (FIRST, LAST)}
         else:

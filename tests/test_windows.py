@@ -7,6 +7,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -77,6 +78,8 @@ cuts_of = st.lists(st.floats(0, 1), max_size=5)
 AGGS = [pl.col("v").sum().alias("sum"), pl.len().cast(pl.Int64).alias("n"), pl.col("v").max().alias("max")]
 DISTINCT = [(pl.col("v") % 3).n_unique().cast(pl.Int64).alias("kinds"), pl.len().cast(pl.Int64).alias("n")]
 WHOLE = [pl.col("v").median().alias("mid"), pl.col("v").sort().last().alias("top")]
+# What goes by the order of arrival, which is not that of time.
+ORDERED = [pl.col("v").first().alias("first"), pl.col("v").last().alias("last"), pl.col("v").implode().alias("all")]
 
 
 @given(
@@ -88,7 +91,7 @@ WHOLE = [pl.col("v").median().alias("mid"), pl.col("v").sort().last().alias("top
     label=st.sampled_from(["left", "right"]),
     delay=st.sampled_from(["0s", "4s", "60s"]),
     emit=st.sampled_from(["final", "update"]),
-    aggs=st.sampled_from([AGGS, DISTINCT, WHOLE]),
+    aggs=st.sampled_from([AGGS, DISTINCT, WHOLE, ORDERED]),
 )
 @example(
     rows=[(1, None)], cuts=[1.0], shape=(10, 10), offset=0, closed="none", label="left", delay="0s", emit="final",
@@ -115,7 +118,7 @@ def test_windows_are_those_of_the_rows_in_time(
 @given(
     rows=rows_of,
     cuts=cuts_of,
-    aggs=st.sampled_from([AGGS, DISTINCT, WHOLE]),
+    aggs=st.sampled_from([AGGS, DISTINCT, WHOLE, ORDERED]),
     shape=st.sampled_from([(5, 5), (2, 6), (1, 20)]),
 )
 @settings(max_examples=60)
@@ -198,7 +201,7 @@ def test_calendar_windows_are_those_of_polars_also_across_summer_time(every: str
     cuts=cuts_of,
     delay=st.sampled_from(["0s", "4s"]),
     keyed=st.booleans(),
-    aggs=st.sampled_from([AGGS, WHOLE]),
+    aggs=st.sampled_from([AGGS, WHOLE, ORDERED]),
 )
 @settings(max_examples=15)
 def test_a_window_may_be_hundreds_of_steps_long(seed: int, cuts: Any, delay: str, keyed: bool, aggs: Any) -> None:
@@ -215,7 +218,7 @@ def test_a_window_may_be_hundreds_of_steps_long(seed: int, cuts: Any, delay: str
 
 @pytest.mark.parametrize(("every", "period"), [("1d", "3d"), ("1d", "36h"), ("6h", "1d"), ("1h", "12h"), ("1mo", "1q")])
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
-@pytest.mark.parametrize("aggs", [AGGS, WHOLE])
+@pytest.mark.parametrize("aggs", [AGGS, WHOLE, ORDERED])
 def test_windows_that_overlap_keep_to_the_calendar(every: str, period: str, zone: str, aggs: list[pl.Expr]) -> None:
     for begin in (dt.datetime(2025, 3, 5, 1), dt.datetime(2025, 10, 22, 1)):
         times = pl.datetime_range(begin, begin + dt.timedelta(days=30), "97m", time_zone="UTC", eager=True)
@@ -246,19 +249,53 @@ def test_hours_begin_where_the_clock_on_the_wall_says_so() -> None:
     assert set(found["t"].dt.hour()) == {0, 6, 12, 18}
 
 
-def one_by_one(rows: pl.DataFrame, gap: int) -> list[tuple[int | None, dt.datetime, dt.datetime, int, int]]:
-    """The sessions of rows in one shot: key, start, end, sum, number of kinds."""
+@dataclass(frozen=True)
+class Session:
+    """The numbers of a session's rows, which count up as rows arrive."""
+
+    numbers: list[int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.numbers)
+
+    @property
+    def kinds(self) -> int:
+        return len({number % 2 for number in self.numbers})
+
+    @property
+    def first(self) -> int:
+        return min(self.numbers)
+
+    @property
+    def last(self) -> int:
+        return max(self.numbers)
+
+    @property
+    def all(self) -> list[int]:
+        return sorted(self.numbers)
+
+
+def one_by_one(rows: pl.DataFrame, gap: int) -> list[tuple[int | None, dt.datetime, dt.datetime, Session]]:
+    """The sessions of rows in one shot: key, start, end, and what is in them."""
     made = []
     for _, group in rows.sort("t", maintain_order=True).group_by("k", maintain_order=True):
         stretch: list[tuple[Any, ...]] = []
         for row in [*group.iter_rows(), None]:
             if stretch and (row is None or row[0] - stretch[-1][0] >= dt.timedelta(seconds=gap)):
-                total, kinds = sum(v for _, _, v in stretch), len({v % 2 for _, _, v in stretch})
-                made.append((stretch[0][1], stretch[0][0], stretch[-1][0] + dt.timedelta(seconds=gap), total, kinds))
+                end = stretch[-1][0] + dt.timedelta(seconds=gap)
+                made.append((stretch[0][1], stretch[0][0], end, Session([v for _, _, v in stretch])))
                 stretch = []
             if row is not None:
                 stretch.append(row)
-    return sorted(made, key=str)
+    return made
+
+
+SESSION_AGGS = {
+    "running": [pl.col("v").sum().alias("total")],
+    "whole": [pl.col("v").sum().alias("total"), (pl.col("v") % 2).n_unique().cast(pl.Int64).alias("kinds")],
+    "ordered": [pl.col("v").sum().alias("total"), *ORDERED],
+}
 
 
 @given(
@@ -266,20 +303,23 @@ def one_by_one(rows: pl.DataFrame, gap: int) -> list[tuple[int | None, dt.dateti
     cuts=cuts_of,
     delay=st.sampled_from(["0s", "4s", "60s"]),
     emit=st.sampled_from(["final", "update"]),
-    whole=st.booleans(),
+    how=st.sampled_from(sorted(SESSION_AGGS)),
 )
-@settings(max_examples=80)
-def test_sessions_end_where_nothing_comes_for_a_while(rows: Any, cuts: Any, delay: str, emit: str, whole: bool) -> None:
+@settings(max_examples=120)
+def test_sessions_end_where_nothing_comes_for_a_while(rows: Any, cuts: Any, delay: str, emit: str, how: str) -> None:
     found = stream(delay).group_by_session("t", gap="5s", group_by="k", include_boundaries=True, emit=emit)
-    kinds = (pl.col("v") % 2).n_unique().cast(pl.Int64) if whole else pl.lit(0, pl.Int64).first()
-    aggs = [pl.col("v").sum(), kinds.alias("kinds")] if whole else [pl.col("v").sum()]
-    sessions = found.agg(aggs)
+    sessions = found.agg(SESSION_AGGS[how])
     data = frame(rows)
     letters: list[pa.Table] = []
     given_ = run_pieces(sessions._node, cut(data, cuts), letters=letters)
-    wanted = one_by_one(in_time(data, letters), 5)
-    columns = ["k", "_lower_boundary", "_upper_boundary", "v", *(["kinds"] if whole else [])]
-    assert sorted(given_.select(columns).rows(), key=str) == [row if whole else row[:4] for row in wanted]
+    results = [expr.meta.output_name() for expr in SESSION_AGGS[how]]
+    wanted = [
+        (key, start, end, *(getattr(session, name) for name in results))
+        for key, start, end, session in one_by_one(in_time(data, letters), 5)
+    ]
+    assert sorted(given_.select("k", "_lower_boundary", "_upper_boundary", *results).rows(), key=str) == sorted(
+        wanted, key=str
+    )
 
 
 def test_a_row_between_two_sessions_makes_them_one() -> None:

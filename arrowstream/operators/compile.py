@@ -224,7 +224,7 @@ def _(node: SessionAggregate, to: _Builder) -> int:
     read = rows_read(node)
     rows = SessionPartial(node, read.names(), to.judge(node.input, node))
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
-    to.ordered = to.ordered or node.decomposition is None or node.decomposition.ordered
+    to.ordered = to.ordered or node.decomposition is None
     return to.merge(partial(SessionMerge, node, mark, read), (before,), node)
 
 

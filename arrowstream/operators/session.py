@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import polars as pl
 
@@ -17,8 +16,6 @@ from arrowstream.plan.eventtime import FOREVER, from_ticks, ticks
 from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate, sessions
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
-
-_PLACE: Final = "__place"
 
 
 class SessionPartial:
@@ -41,10 +38,7 @@ class SessionPartial:
         if node.decomposition is None:
             return {ROWS_FRAME: rows.with_columns(time.alias(FIRST), time.alias(LAST)).collect(engine=way)}
         keyed = rows.with_columns(node.by).with_columns(time.alias(FIRST), time.alias(LAST))
-        stretches = sessions(keyed.with_row_index(_PLACE), node.keys, node.gap)
-        if node.decomposition.ordered:
-            stretches = stretches.sort(_PLACE)
-        return {ROWS_FRAME: node.decomposition.partial(stretches.drop(_PLACE)).collect(engine=way)}
+        return {ROWS_FRAME: node.decomposition.partial(sessions(keyed, node.keys, node.gap)).collect(engine=way)}
 
 
 class SessionMerge:
@@ -96,7 +90,7 @@ class SessionMerge:
             self._open.replace(merged.sort(ID).drop(ID).collect(engine=way))
         else:
             by = [*node.keys, FIRST, LAST]
-            self._open.replace(self._plan.merge(merged.sort(ID).drop(ID), by).collect(engine=way))
+            self._open.replace(self._plan.merge(merged.drop(ID), by).collect(engine=way))
 
     def _given(self, watermark: int) -> pl.DataFrame:
         """What sessions give that are over by this watermark, or with `update` all."""

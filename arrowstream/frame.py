@@ -198,8 +198,7 @@ class StreamFrame:
         for node in topological([self._node]):
             if not isinstance(node, SourceNode | Rows | Sql | MapBatches | Union | Watermark):
                 raise PlanError(
-                    f"{where}: call it before {node.label.split()[0].lower()}, on rows as they come from their source; "
-                    "what comes after keeps its event time"
+                    f"{where}: call it before {node.label.split()[0].lower()}, on rows as they come from their source"
                 )
         if max_ahead is not None and not dtype.is_temporal():
             raise PlanError(f"{where}: max_ahead compares with the clock, and {column!r} is {dtype}")

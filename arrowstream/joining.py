@@ -28,6 +28,7 @@ from arrowstream.plan.joins import (
 from arrowstream.plan.nodes import Node, Rows, Step
 from arrowstream.plan.rowlocal import check_row_local
 from arrowstream.plan.tables import DuckDBRead, FrameRead, Table, TableJoin, as_table
+from arrowstream.plan.timeless import cure
 
 if TYPE_CHECKING:
     from arrowstream.frame import StreamFrame
@@ -110,7 +111,8 @@ def join(
     where: list[pl.Expr] = []
     if within is not None:
         if left.time is None or right.time is None:
-            raise PlanError("join: within= needs the event time of both streams: call with_watermark on both first")
+            lacking = left if left.time is None else right
+            raise PlanError(f"join: within= needs the event time of both streams; {cure(lacking)}")
         types = left.schema[left.time.column], right.schema[right.time.column]
         if types[0] != types[1]:
             raise ColumnError(f"join: within= compares times of two types, {types[0]} and {types[1]}; cast one")

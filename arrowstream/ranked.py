@@ -16,6 +16,7 @@ from arrowstream.plan.nodes import Node
 from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import GroupAggs, Recompute, Replayed, Unique, over_keys
 from arrowstream.plan.rowlocal import check_row_local
+from arrowstream.plan.timeless import cure
 
 
 def time_to_live(node: Node, ttl: Any, keys: Sequence[str], where: str) -> int | None:
@@ -23,7 +24,7 @@ def time_to_live(node: Node, ttl: Any, keys: Sequence[str], where: str) -> int |
     if ttl is None:
         return None
     if node.time is None:
-        raise PlanError(f"{where}: ttl= goes by event time; call with_watermark(column, delay) first")
+        raise PlanError(f"{where}: ttl= goes by event time; {cure(node)}")
     if not isinstance(node.kind, Append):
         raise PlanError(
             f"{where}: ttl= takes a stream that only grows, and this one {node.kind}; use windows before it"
@@ -128,13 +129,15 @@ def unique(node: Node, subset: Any, keep: str, within: Any, ttl: Any = None) -> 
     append = isinstance(node.kind, Append)
     if within is not None:
         if node.time is None:
-            raise PlanError("unique: within= goes by event time; call with_watermark(column, delay) first")
+            raise PlanError(f"unique: within= goes by event time; {cure(node)}")
         if keep not in ("any", "first") or not append:
             raise PlanError("unique: within= keeps the first of a stream that only grows; leave out keep=")
         ticks = duration_ticks(within, node.schema[node.time.column], "unique: within")
     if append and keep != "none":
         kind: ChangeKind = Upsert(names) if keep == "last" else Append()
-        time = node.time if ticks is not None else None
+        # Equal rows have the same time where it is among the columns: then no late one can stand before one in time.
+        kept = node.time is not None and node.time.column in names and keep != "last"
+        time = node.time if ticks is not None or kept else None
         return Distinct(
             schema=node.schema, kind=kind, time=time, input=node, subset=names, keep=keep, within=ticks, ttl=live
         )

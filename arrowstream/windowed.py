@@ -14,6 +14,7 @@ from arrowstream.plan.aggregates import NotDecomposable, decompose
 from arrowstream.plan.eventtime import EventTime, check_time, duration_ticks
 from arrowstream.plan.expressions import as_expressions, expand_grouped, resolve
 from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate
+from arrowstream.plan.timeless import cure
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
 from arrowstream.plan.windows import BIN, CLOSED, Windows, interval
 
@@ -321,10 +322,10 @@ def _check(frame: StreamFrame, index: str, emit: str, where: str) -> None:
     time = frame._node.time
     if time is None or time.column != index:
         has = "" if time is None else f" (it has one on {time.column!r})"
+        how = cure(frame._node) if time is None else f"call with_watermark({index!r}, delay) instead"
         raise PlanError(
-            f"{where}: the frame has no watermark on {index!r}{has}, so nothing says when a window is complete; call "
-            f"frame.with_watermark({index!r}, '10s') first, or for running aggregates "
-            f"frame.group_by(pl.col({index!r}).dt.truncate(...))"
+            f"{where}: the frame has no watermark on {index!r}{has}, so nothing says when a window is complete; {how}; "
+            f"for running aggregates frame.group_by(pl.col({index!r}).dt.truncate(...)) does without"
         )
     if not isinstance(frame._node.kind, Append):
         raise PlanError(

@@ -48,8 +48,33 @@ def paired(pairs: Any) -> Any:
     return pairs.select("k", "t", v=pl.col("v") + pl.col("v_right"))
 
 
+def near_or_none(a: pl.LazyFrame, b: pl.LazyFrame) -> pl.LazyFrame:
+    numbered = a.with_row_index("number")
+    span = pl.duration(seconds=4)
+    matched = numbered.join(b, on="k").filter(
+        (pl.col("t_right") >= pl.col("t") - span) & (pl.col("t_right") <= pl.col("t") + span)
+    )
+    alone = numbered.join(matched.select("number").unique(), on="number", how="anti")
+    return pl.concat([paired(matched), alone.select("k", "t", "v")])
+
+
+def hopping(a: pl.LazyFrame) -> pl.LazyFrame:
+    start = pl.col("t").dt.truncate("5s")
+    return pl.concat([a.with_columns(t=start), a.with_columns(t=start - pl.duration(seconds=5))])
+
+
+def sessions(a: pl.LazyFrame) -> pl.LazyFrame:
+    begins = (pl.col("t").diff() >= pl.duration(seconds=4)).fill_null(False)
+    numbered = a.sort("t").with_columns(session=begins.cast(pl.Int64).cum_sum().over("k"))
+    return numbered.group_by("k", "session").agg(pl.col("t").min(), pl.col("v").sum()).drop("session")
+
+
 def summed(at: Any) -> Any:
     return at.agg(pl.col("v").sum())
+
+
+def kinds(at: Any) -> Any:
+    return at.agg(pl.col("v").n_unique().cast(pl.Int64))
 
 
 def joined(a: Any, b: Any, how: str) -> Any:
@@ -67,6 +92,25 @@ TIMED = [
          else a.join(TABLE.lazy(), on="k", how="left")),
     Step("within", lambda a, b: paired(a.join(b, on="k", within="4s")), near),
     Step(
+        "within, or none",
+        lambda a, b: a.join(b, on="k", within="4s", how="left").select(
+            "k", "t", v=pl.col("v") + pl.col("v_right").fill_null(0)
+        ),
+        near_or_none,
+    ),
+    Step(
+        "hop",
+        lambda a, b: summed(a.group_by_dynamic("t", every="5s", period="10s", group_by="k")),
+        lambda a, b: summed(hopping(a).group_by("k", "t")),
+    ),
+    Step(
+        "hop of sets",
+        lambda a, b: kinds(a.group_by_dynamic("t", every="5s", period="10s", group_by="k")),
+        lambda a, b: kinds(hopping(a).group_by("k", "t")),
+    ),
+    same("over time", lambda a, b: a.with_columns(pl.col("v").max().over("k", "t"))),
+    same("unique", lambda a, b: a.unique(["k", "t", "v"])),
+    Step(
         "window",
         lambda a, b: summed(a.group_by_dynamic("t", every="10s", group_by="k")),
         lambda a, b: summed(a.group_by("k", pl.col("t").dt.truncate("10s"))),
@@ -80,6 +124,11 @@ TIMED = [
          if not isinstance(a, pl.LazyFrame)
          else a.sort("t").rolling("t", period="6s", group_by="k").agg(pl.col("v").max())),
 ]  # fmt: skip
+
+# How long a session becomes nobody knows, so that no watermark goes on from its start.
+SESSION = Step(
+    "session", lambda a, b: summed(a.group_by_session("t", gap="4s", group_by="k")), lambda a, b: sessions(a)
+)
 
 PLAIN = [
     same("filter", lambda a, b: a.filter(pl.col("v") > 2)),
@@ -122,21 +171,22 @@ def cut(left: pl.DataFrame, right: pl.DataFrame, shares: list[tuple[float, float
 
 @given(
     timed=st.lists(st.sampled_from(TIMED), max_size=3),
+    ending=st.sampled_from([[], [SESSION]]),
     plain=st.lists(st.sampled_from(PLAIN), max_size=4),
     left=rows,
     right=rows,
     shares=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=4),
 )
-@settings(max_examples=150)
+@settings(max_examples=250)
 def test_any_mixture_is_what_one_shot_gives(
-    timed: list[Step], plain: list[Step], left: Any, right: Any, shares: Any
+    timed: list[Step], ending: list[Step], plain: list[Step], left: Any, right: Any, shares: Any
 ) -> None:
     ctx = ars.StreamingContext()
     a: Any = ctx.read.memory(SCHEMA, name="left").with_watermark("t", "30s")  # so that no row is late
     b: Any = ctx.read.memory(SCHEMA, name="right").with_watermark("t", "30s")
     one, two = frame(left), frame(right)
     x: Any = one.lazy()
-    for step in timed:
+    for step in [*timed, *ending]:
         a, x = step.stream(a, b).select("k", "t", "v"), step.oracle(x, two.lazy()).select("k", "t", "v")
     a, x = a.select("k", "v"), x.select("k", "v")
     for step in plain:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from polars import CompatLevel
 
 from arrowstream.state.bins import BinTable
@@ -73,12 +73,12 @@ class BinMachine(RuleBasedStateMachine):
         self.table.rollback()
         self.model = dict(self.committed)
 
-    @rule()
-    def restart(self) -> None:
-        tables = [self.table.snapshot()]
+    @precondition(lambda self: self.model == self.committed)
+    @rule(from_log=st.booleans())
+    def restart(self, from_log: bool) -> None:
+        tables = self.log.tables() if from_log else [self.table.snapshot()]
         self.table = self.made()
         self.table.restore(tables)
-        self.committed = dict(self.model)
 
     @rule(low=EDGES, length=st.integers(0, 100))
     def look(self, low: int, length: int) -> None:

@@ -49,13 +49,13 @@ def paired(pairs: Any) -> Any:
 
 
 def near_or_none(a: pl.LazyFrame, b: pl.LazyFrame) -> pl.LazyFrame:
-    numbered = a.with_row_index("number")
     span = pl.duration(seconds=4)
-    matched = numbered.join(b, on="k").filter(
+    pairs = a.join(b, on="k").filter(
         (pl.col("t_right") >= pl.col("t") - span) & (pl.col("t_right") <= pl.col("t") + span)
     )
-    alone = numbered.join(matched.select("number").unique(), on="number", how="anti")
-    return pl.concat([paired(matched), alone.select("k", "t", "v")])
+    # Whether a row has a match goes by its key and time.
+    alone = a.join(pairs.select("k", "t"), on=["k", "t"], how="anti")
+    return pl.concat([paired(pairs), alone.select("k", "t", "v")])
 
 
 def hopping(a: pl.LazyFrame) -> pl.LazyFrame:

@@ -8,10 +8,8 @@ import pickle
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
-
-import tenacity
 
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.blocks.master import BlockMaster
@@ -19,15 +17,17 @@ from arrowstream.blocks.messages import BlockAdded, BlockCopied
 from arrowstream.clock import Clock
 from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, WorkerLost
 from arrowstream.cluster.executor import Instruction as Order
+from arrowstream.cluster.flushes import Flush, Flushes
 from arrowstream.cluster.inbox import Inbox
-from arrowstream.connectors.sink import Committer, Receipt, SupportsView
+from arrowstream.cluster.outputs import Outputs
+from arrowstream.cluster.questions import Question, Questions
+from arrowstream.connectors.sink import Committer
 from arrowstream.connectors.source import batch_limit
 from arrowstream.errors import (
     ArrowStreamError,
     BatchError,
     ClusterError,
     ContextError,
-    SinkError,
     SourceError,
     StateError,
 )
@@ -43,7 +43,6 @@ from arrowstream.receive.messages import (
     ReceiverFailed,
     ReceiversSealed,
     ReceiverStarted,
-    SealBlocks,
     StopReceivers,
 )
 from arrowstream.receive.supervisor import ReceiverSupervisor
@@ -55,7 +54,6 @@ from arrowstream.schedule.messages import (
     FailUnit,
     LogBatch,
     ShownTable,
-    ShowState,
     StateShown,
     TaskDone,
     TaskFailed,
@@ -69,34 +67,12 @@ from arrowstream.settings import Settings
 
 log = logging.getLogger("arrowstream")
 
-COMMIT_TRIES = 3
-"""A sink's commit is idempotent: a connection that broke is worth another try, some tenths of a second later."""
-
 
 class _Stop:
     """The user wants the unit to stop; `drain` to finish what arrived."""
 
     def __init__(self, drain: bool) -> None:
         self.drain = drain
-
-
-class _Flush:
-    """Somebody waits until all that the sources have now is committed."""
-
-    def __init__(self, done: threading.Event) -> None:
-        self.done = done
-
-
-@dataclass(eq=False, slots=True)
-class _Show:
-    """Somebody asks for state: an answer of each worker that has some, or why there is none."""
-
-    tables: Sequence[str]
-    done: threading.Event = field(default_factory=threading.Event)
-    ended: bool = False
-    missing: set[WorkerId] = field(default_factory=set)
-    found: list[ShownTable] = field(default_factory=list)
-    failed: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -106,7 +82,7 @@ class _Refresh:
     table: Table
 
 
-_Event: TypeAlias = ClusterEvent | _Stop | _Flush | _Show | _Refresh
+_Event: TypeAlias = ClusterEvent | _Stop | Flush | Question | _Refresh
 
 
 class UnitDriver:
@@ -131,15 +107,8 @@ class UnitDriver:
         self.unit = unit
         self.error: ArrowStreamError | None = None
         self._cluster, self._settings, self._clock, self._log = cluster, settings, clock, batch_log
-        self._committers, self._dead_letters, self._progress = committers, dead_letters, progress
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(OSError),
-            stop=tenacity.stop_after_attempt(COMMIT_TRIES),
-            wait=tenacity.wait_exponential(multiplier=0.1),
-            reraise=True,
-        )
-        # Asked once: a protocol is slow to answer.
-        self._seen = [isinstance(committer, SupportsView) for committer in committers]
+        self._outputs = Outputs([output.sink.name for output in unit.outputs], committers)
+        self._dead_letters, self._progress = dead_letters, progress
         self._on_batch = on_batch
         self.instant = threading.RLock()
         """Held while outputs that SQL sees are between two batches."""
@@ -165,11 +134,7 @@ class UnitDriver:
         self._sources = {source: node.source for source, node in unit.sources}
         self._supervisor: ReceiverSupervisor | None = None
         self._stopping: _Stop | None = None
-        self._flushes: list[_Flush] = []
-        self._shows: list[_Show] = []
-        self._shown: dict[int, _Show] = {}
-        self._sealing: dict[int, tuple[_Flush, set[WorkerId]]] = {}
-        self._tokens = 0
+        self._flushes, self._questions = Flushes(unit.id), Questions(unit.id)
         self._lost_rows = 0
         self._gone: set[WorkerId] = set()
         self._unopened: set[tuple[SourceId, str]] = set()
@@ -219,7 +184,7 @@ class UnitDriver:
 
     def flush(self) -> threading.Event:
         """An event that is set once all that the sources have now is committed (or the unit has ended)."""
-        flush = _Flush(threading.Event())
+        flush = Flush()
         self._inbox.put(flush)
         if self._ended.is_set():
             flush.done.set()
@@ -237,18 +202,17 @@ class UnitDriver:
         """
         if threading.current_thread() is self._thread:
             raise ContextError("state cannot be asked for in the middle of a commit: ask from another thread")
-        show = _Show(tables)
-        self._inbox.put(show)
-        if self._ended.is_set() and not show.done.is_set():
-            show.ended = True
-            show.done.set()
-        if not show.done.wait(timeout):
+        question = Question(tables)
+        self._inbox.put(question)
+        if self._ended.is_set() and not question.done.is_set():
+            question.end()
+        if not question.done.wait(timeout):
             raise TimeoutError(f"a batch was still under way after {timeout} s; {self._progress!r}")
-        if show.failed:
-            raise StateError(f"the state cannot be shown: {show.failed}")
-        if show.ended:
+        if question.failed:
+            raise StateError(f"the state cannot be shown: {question.failed}")
+        if question.ended:
             raise ContextError("the run has ended, and its state with it: ask while it runs")
-        return show.found
+        return question.found
 
     def refresh(self, table: Table) -> None:
         """Have the next batch that is allotted read a table again; from any thread."""
@@ -274,20 +238,24 @@ class UnitDriver:
         finally:
             with contextlib.suppress(Exception):
                 self._carry_out(self._scheduler.abandon())
-            for close in (*(committer.close for committer in self._committers), self._stop_unit):
+            for close in (*self._outputs.closes(), self._stop_unit):
                 with contextlib.suppress(Exception):
                     close()
             self._ended.set()
             self._opened.set()
-            waiting = [flush for flush, _ in self._sealing.values()] + self._flushes
-            left = self._inbox.take_now()
-            waiting += [event for event in left if isinstance(event, _Flush)]
-            for flush in waiting:
-                flush.done.set()
-            asked = [event for event in left if isinstance(event, _Show)]
-            for show in (*asked, *self._shows, *self._shown.values()):
-                show.ended = True
-                show.done.set()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Whoever waits for something of this unit need not any more."""
+        for flush in self._flushes.take(sealed=True):
+            flush.done.set()
+        self._questions.end()
+        for event in self._inbox.take_now():
+            match event:
+                case Flush():
+                    event.done.set()
+                case Question():
+                    event.end()
 
     def _stop_unit(self) -> None:
         self._cluster.stop_unit(self.unit.id)
@@ -302,14 +270,16 @@ class UnitDriver:
             if due is not None and now >= due and self._scheduler.idle:
                 self._cluster.seal(self.unit.id)
                 self._hear(self._inbox.take_now())
-            self._ask_for_state()
+            if self._questions.waiting and self._scheduler.idle:  # the state is that of the last batch
+                self._send(self._questions.ask(self._scheduler.placement, self._scheduler.committed))
             self._carry_out(self._scheduler.tick(now, hurry=self._hurry()))
-            self._answer_flushes()
+            if not self._blocks.waiting and self._scheduler.idle and not self._turns.waiting():
+                self._flushes.answer()
 
     def _hurry(self) -> bool:
         """Whether batches follow each other without waiting for the interval."""
         assert self._supervisor is not None
-        return bool(self._flushes) or self._stopping is not None or not self._supervisor.running
+        return self._flushes.waiting or self._stopping is not None or not self._supervisor.running
 
     def _through(self) -> bool:
         assert self._supervisor is not None
@@ -318,12 +288,6 @@ class UnitDriver:
         if self._stopping is not None and not self._stopping.drain:
             return True
         return not self._supervisor.running and not self._scheduler.ready(self._clock.now())
-
-    def _answer_flushes(self) -> None:
-        if self._flushes and not self._blocks.waiting and self._scheduler.idle and not self._turns.waiting():
-            for flush in self._flushes:
-                flush.done.set()
-            self._flushes.clear()
 
     def _hear(self, events: Iterable[_Event]) -> None:
         for event in events:
@@ -352,9 +316,9 @@ class UnitDriver:
                     self._scheduler.split_ended(event.source, event.split)
                     self._next_turn()
             case ReceiversSealed():
-                self._sealed(event.token, event.worker)
+                self._flushes.sealed(event.token, event.worker)
             case StateShown():
-                self._state_shown(event)
+                self._questions.answered(event)
             case WorkerLost():
                 self._worker_lost(event)
             case WorkerJoined():
@@ -364,38 +328,12 @@ class UnitDriver:
                 self._turns.release()
                 self._supervisor.abandon()
                 self._send((worker, StopReceivers(self.unit.id, event.drain)) for worker in self._workers)
-            case _Flush():
-                self._seal(event)
-            case _Show():
-                self._shows.append(event)
+            case Flush():
+                self._send(self._flushes.ask([event], self._workers))
+            case Question():
+                self._questions.put(event)
             case _Refresh(table):
                 self._tables.ask(table)
-
-    def _ask_for_state(self) -> None:
-        """Between two batches the state is that of the last; a worker answers before it runs the next."""
-        if not self._shows or not self._scheduler.idle:
-            return
-        placement = self._scheduler.placement
-        for show in self._shows:
-            self._tokens += 1
-            self._shown[self._tokens] = show
-            show.missing, show.found = set(placement), []
-            for worker in sorted(show.missing):
-                mine = [number for number, at in enumerate(placement) if at == worker]
-                order = ShowState(self.unit.id, self._tokens, self._scheduler.committed, mine, list(show.tables))
-                self._send([(worker, order)])
-        self._shows = []
-
-    def _state_shown(self, event: StateShown) -> None:
-        show = self._shown.get(event.token)
-        if show is None:
-            return
-        show.missing.discard(event.worker)
-        show.found += event.tables
-        show.failed = show.failed or event.failed
-        if not show.missing or show.failed:
-            del self._shown[event.token]
-            show.done.set()
 
     def _block_added(self, event: BlockAdded) -> None:
         assert self._supervisor is not None
@@ -407,20 +345,6 @@ class UnitDriver:
             if reader is not None:
                 self._send([(reader, AcknowledgeRows(self.unit.id, info.source, info.split, info.stop))])
 
-    def _seal(self, flush: _Flush) -> None:
-        self._tokens += 1
-        self._sealing[self._tokens] = (flush, set(self._workers))
-        self._send([(worker, SealBlocks(self.unit.id, self._tokens)) for worker in self._workers])
-
-    def _sealed(self, token: int, worker: WorkerId) -> None:
-        if token not in self._sealing:
-            return
-        flush, missing = self._sealing[token]
-        missing.discard(worker)
-        if not missing:
-            del self._sealing[token]
-            self._flushes.append(flush)
-
     def _waiting_sources(self) -> set[SourceId]:
         """Sources that are not read yet: what they have can be read later as well. (Of others rows would be missed.)"""
         return {source for source in self._turns.waiting() if self._sources[source].replayable}
@@ -431,10 +355,7 @@ class UnitDriver:
         orders = self._supervisor.assign(self._workers, self._waiting_sources())
         self._send(orders)
         if orders:
-            flushes, self._flushes = self._flushes, []
-            sealing, self._sealing = self._sealing, {}
-            for flush in (*flushes, *(each for each, _ in sealing.values())):
-                self._seal(flush)
+            self._send(self._flushes.ask(self._flushes.take(sealed=True), self._workers))
 
     def _is_open(self, source: SourceId, split: str) -> None:
         self._unopened.discard((source, split))
@@ -470,12 +391,8 @@ class UnitDriver:
         else:
             self._supervisor.abandon()
         # Splits that moved have to be read up to now as well.
-        sealing, self._sealing = self._sealing, {}
-        for flush, _ in sealing.values():
-            self._seal(flush)
-        # What was asked of it is asked of its heir.
-        self._shows += self._shown.values()
-        self._shown = {}
+        self._send(self._flushes.ask(self._flushes.take(sealed=False), self._workers))
+        self._questions.again()
         self._carry_out(self._scheduler.workers_changed(self._workers, gone))
 
     def _worker_joined(self, event: WorkerJoined) -> None:
@@ -499,8 +416,7 @@ class UnitDriver:
                 case CommitBatch():
                     self._commit(instruction)
                 case AbortReceipts(batch_id, done):
-                    for output, committer in enumerate(self._committers):
-                        committer.abort(batch_id, [task.receipts[output] for task in done if output in task.receipts])
+                    self._outputs.abort(batch_id, done)
                 case FailUnit():
                     raise _failure(instruction)
                 case (worker, order):
@@ -509,30 +425,14 @@ class UnitDriver:
     def _commit(self, order: CommitBatch) -> None:
         batch, done = order.batch, order.done
         with self.instant:
-            self._commit_sinks(order, seen=True)
+            self._outputs.commit(order, seen=True)
             self._dead_letters.commit([task.rejects for task in done])
-        self._commit_sinks(order, seen=False)  # a slow function of the user holds up no query
+        self._outputs.commit(order, seen=False)  # a slow function of the user holds up no query
         self._log.committed(batch.id)
         after = self._scheduler.batch_committed()
         self._acknowledge(batch.blocks)
         self._report(order)
         self._carry_out(after)
-
-    def _commit_sinks(self, order: CommitBatch, *, seen: bool) -> None:
-        """Publish the batch in the outputs that SQL sees, or in the others."""
-        for output, committer in enumerate(self._committers):
-            if self._seen[output] is seen:
-                receipts = [task.receipts[output] for task in order.done if output in task.receipts]
-                self._commit_sink(output, committer, order.batch.id, receipts)
-
-    def _commit_sink(self, output: int, committer: Committer, batch_id: int, receipts: Sequence[Receipt]) -> None:
-        name = self.unit.outputs[output].sink.name
-        try:
-            self._retrying(committer.commit, batch_id, receipts)
-        except ArrowStreamError:
-            raise
-        except Exception as error:
-            raise SinkError(f"output {name}, batch {batch_id}: {type(error).__name__}: {error}") from error
 
     def _acknowledge(self, blocks: Sequence[BlockInfo]) -> None:
         """Replayable sources may forget what is committed."""
@@ -581,8 +481,7 @@ class UnitDriver:
 
     def _finish(self) -> None:
         with self.instant:
-            for committer in self._committers:
-                committer.flush()
+            self._outputs.flush()
 
 
 def _failure(order: FailUnit) -> ArrowStreamError:

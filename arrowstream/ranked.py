@@ -198,15 +198,19 @@ def top_k(
         ttl=time_to_live(keyed, ttl, keys, method),
     )
     result: Node = node_made
-    if not isinstance(node.kind, Append):
+    # Groups whose time is among their keys are given once, when they are whole.
+    final = isinstance(node.kind, Append) and keyed.time is not None and keyed.time.column in keys and ttl is None
+    if final or not isinstance(node.kind, Append):
         result = Recompute(
             schema=schema,
-            kind=kind,
+            kind=Append() if final else kind,
+            time=keyed.time if final else None,
             input=keyed,
             keys=keys,
             columns=tuple(keyed.schema),
             whole=node_made.best(),
             description=node_made.label,
+            final=final,
         )
     if made:
         from arrowstream.joining import _rows

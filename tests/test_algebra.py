@@ -108,6 +108,11 @@ TIMED = [
         lambda a, b: kinds(a.group_by_dynamic("t", every="5s", period="10s", group_by="k")),
         lambda a, b: kinds(hopping(a).group_by("k", "t")),
     ),
+    Step(
+        "best of a time",
+        lambda a, b: a.top_k(2, by=["v", "k"], group_by="t"),
+        lambda a, b: a.sort("v", "k", descending=True, nulls_last=True).group_by("t", maintain_order=True).head(2),
+    ),
     same("over time", lambda a, b: a.with_columns(pl.col("v").max().over("k", "t"))),
     same("unique", lambda a, b: a.unique(["k", "t", "v"])),
     Step(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +92,34 @@ def test_the_best_rows_are_those_of_one_shot(
     wanted = best(data, k, by, keys, [top != each for each in turns], rank)
     assert found.schema == chosen.schema
     assert_same(found, wanted)
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 40)), max_size=20),
+    cuts=cuts_of,
+    k=st.integers(1, 3),
+    rank=st.booleans(),
+    delay=st.sampled_from(["0s", "5s", "60s"]),
+    partitions=st.integers(1, 2),
+)
+@settings(max_examples=80)
+def test_the_best_of_a_window_are_given_once(
+    rows: Any, cuts: Any, k: int, rank: bool, delay: str, partitions: int
+) -> None:
+    """As the watermark passes: the outputs that only append take them."""
+    schema: Any = {"k": pl.String, "t": pl.Datetime("us"), "n": pl.Int64}
+    made = [(key, DAY + dt.timedelta(seconds=second), number) for number, (key, second) in enumerate(rows)]
+    data = pl.DataFrame(made, schema=schema, orient="row")
+    timed_rows = ars.StreamingContext().read.memory(schema, name="s").with_watermark("t", delay)
+    counts = timed_rows.group_by_dynamic("t", every="10s", group_by="k").agg(pl.len(), pl.col("n").max())
+    chosen = counts.top_k(k, by=["len", "n"], group_by="t", rank="place" if rank else None)
+    assert isinstance(chosen.kind, Append)
+    letters: list[pa.Table] = []
+    found = run_pieces(chosen._node, cut(data, cuts), letters=letters, partitions=partitions)
+    late = {json.loads(value)["n"] for table in letters for value in table["raw"].to_pylist()}
+    in_time = data.filter(~pl.col("n").is_in(list(late)))
+    one = in_time.group_by("k", pl.col("t").dt.truncate("10s")).agg(pl.len().cast(pl.Int64), pl.col("n").max())
+    assert_same(found, best(one, k, ["len", "n"], ["t"], [True, True], rank).select(found.columns))
 
 
 @given(rows=rows_of, cuts=cuts_of, k=st.integers(1, 3), rank=st.booleans())

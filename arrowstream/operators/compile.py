@@ -40,7 +40,7 @@ from arrowstream.operators.rolling import NumberRows, RollingOperator
 from arrowstream.operators.rows import MapBatchesOperator, RowsOperator, SqlOperator, UnionOperator
 from arrowstream.operators.session import SessionMerge, SessionPartial
 from arrowstream.operators.tablejoin import TableJoinOperator
-from arrowstream.operators.topk import TopOne, TopPartial, TopRows
+from arrowstream.operators.topk import BestRows, TopOne, TopPartial, TopRows
 from arrowstream.operators.window import WindowMerge
 from arrowstream.operators.windowlate import JudgedPartial, WindowJudge
 from arrowstream.operators.windowrows import WindowRows, WindowRowsPartial
@@ -49,7 +49,7 @@ from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.kinds import needs_removed
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Step, Union, Watermark
 from arrowstream.plan.prune import reads_of_join, required, rows_read, shown_of_join
-from arrowstream.plan.ranks import Distinct, TopK
+from arrowstream.plan.ranks import Best, Distinct, TopK
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
 from arrowstream.plan.statenames import state_keys
@@ -249,7 +249,8 @@ def _(node: Numbered, to: _Builder) -> int:
 def _(node: Recompute, to: _Builder) -> int:
     weighted = not isinstance(node.input.kind, Append)
     judge = to.judge(node.input, node) if node.final else None
-    rows = to.touching(node, RowsPartial(node.columns, weighted, judge))
+    plain = RowsPartial(node.columns, weighted, judge)
+    rows = BestRows(node.whole, plain) if node.final and isinstance(node.whole, Best) else to.touching(node, plain)
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = True
     if node.final:

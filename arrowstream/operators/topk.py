@@ -12,7 +12,7 @@ import polars as pl
 from arrowstream.engine import engine
 from arrowstream.frames import rows_at, rows_where
 from arrowstream.operators.changes import Changes, union
-from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
+from arrowstream.operators.exchange import ROWS_FRAME, RowsPartial, gathered, one_part
 from arrowstream.operators.expiry import forget
 from arrowstream.operators.moment import Moment
 from arrowstream.operators.ordering import Ints, Ranking, first_ranked, ranked
@@ -49,6 +49,22 @@ class TopPartial:
     def partial(self, changes: Changes, moment: Moment) -> Frames:
         rows = changes.added.select(self._columns).collect(engine=engine(changes.rows))
         return {ROWS_FRAME: _picked(rows, _top(self._best, rows))}
+
+
+class BestRows:
+    """Before the exchange, of groups that are given once: only the best rows of a task can be the best of all. They
+    stay in order of arrival."""
+
+    def __init__(self, best: Best, inner: RowsPartial) -> None:
+        self._best, self._inner = best, inner
+
+    @property
+    def frames(self) -> Sequence[str]:
+        return self._inner.frames
+
+    def partial(self, changes: Changes, moment: Moment) -> Frames:
+        rows = self._inner.partial(changes, moment)[ROWS_FRAME]
+        return {ROWS_FRAME: rows_at(rows, np.sort(_top(self._best, rows).places))}
 
 
 def _picked(rows: pl.DataFrame, ranking: Ranking) -> pl.DataFrame:

@@ -359,7 +359,7 @@ def test_what_has_no_end_or_no_key_is_refused_with_the_cure() -> None:
     one, two = streams()
     with pytest.raises(ars.ArrowStreamError, match="cross join of two streams has no end"):
         one.join(two, how="cross")
-    with pytest.raises(ars.ArrowStreamError, match="with_watermark on both"):
+    with pytest.raises(ars.ArrowStreamError, match="event time of both streams; call with_watermark"):
         one.join(two, on="k", within="5s")
     with pytest.raises(ars.ArrowStreamError, match="without a match"):
         one.join(pl.DataFrame({"k": [1]}), on="k", how="full")

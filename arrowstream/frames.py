@@ -30,6 +30,8 @@ def rows_at(frame: pl.DataFrame, places: npt.NDArray[np.int64]) -> pl.DataFrame:
 def rows_where(frame: pl.DataFrame, mask: pl.Series | npt.NDArray[np.bool_]) -> pl.DataFrame:
     """The rows for which this is true, in their order; null is not true."""
     mask = mask if isinstance(mask, pl.Series) else pl.Series(mask)
+    if mask.all() and not mask.null_count():
+        return frame
     if not frame.width or frame.height > _MANY:
         return frame.filter(mask)
     return pl.DataFrame([column.filter(mask) for column in frame.iter_columns()])

@@ -80,7 +80,7 @@ class BoundedJoin:
                 if len(side.table):
                     side.table.keep(alive(side.table.frame))
                 if new.height:
-                    new = _those(new, alive(new))
+                    new = rows_where(new, alive(new))
             if new.height:
                 side.append(new)
         if not found:
@@ -150,13 +150,6 @@ class BoundedJoin:
             return None
         now = from_ticks(pl.lit(watermark, pl.Int64), dtype).alias(WATERMARK)
         return lambda rows: rows.with_columns_seq(now).select_seq(self._alive_rows[number]).to_series()
-
-
-def _those(rows: pl.DataFrame, mask: pl.Series) -> pl.DataFrame:
-    """The rows for which this is true; often all, or none."""
-    if mask.all():
-        return rows
-    return rows_where(rows, mask) if mask.any() else rows.clear()
 
 
 class _Side(Protocol):

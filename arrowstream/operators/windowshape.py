@@ -29,8 +29,7 @@ class WindowShape(ABC):
     """What comes in is kept by bin; windows come out as the watermark passes their end.
 
     With `lateness` closed windows are kept on, and rows that still come for them correct what was given out; with
-    `update` they are given out from their first row on. A subclass keeps `main`, whose bins are `bins`, and puts
-    windows together.
+    `update` they are given out from their first row on. A subclass fills the table and puts windows together.
     """
 
     def __init__(self, node: WindowAggregate, mark: Mark, state: BinTable) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
-from arrowstream.engine import engine
+from arrowstream.engine import engine, few
 from arrowstream.errors import BatchError, PlanError
 from arrowstream.frames import rows_at
 from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge, Operand
@@ -216,8 +216,7 @@ class Decomposition:
         """
         before = old.rename({name: name + OLD for name in old.columns})
         both = pl.concat([before, new], how="horizontal")
-        few = engine(both.height) == "in-memory"
-        combined = both.select_seq(self._combine) if few else both.select(self._combine)
+        combined = both.select_seq(self._combine) if few(both.height) else both.select(self._combine)
         return combined if not self._stacked else combined.with_columns(self._merged_stack(old, new))
 
     def _merged_stack(self, old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
@@ -244,7 +243,7 @@ class Decomposition:
                 if over:
                     raise BatchError(f"{text} passes 64 bits; cast its column to Float64 or Decimal first")
         keys = [pl.col(name) for name in (self.keys if by is None else by)]
-        if engine(frame.height) == "in-memory":
+        if few(frame.height):
             return frame.select_seq(*keys, ROWS, *self._values).select_seq(*keys, *self._outputs)
         values = frame.lazy().select(*keys, ROWS, *self._values)
         return values.select(*keys, *self._outputs).collect()

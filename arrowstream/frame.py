@@ -512,9 +512,9 @@ class StreamFrame:
         """The `k` largest rows by the columns `by`, of each group of `group_by` if given.
 
         Of equal rows those that came first are chosen; nulls come last. `reverse` turns the order of all or each of
-        `by`. `rank` names a column that says which place a row has, from 1. Rows that drop out are taken back; but where
-        the event time is among `group_by`, as after windows, the rows of a group are given once, when the watermark
-        has passed. `ttl` lets groups go of which no row comes: see `group_by`.
+        `by`. `rank` names a column that says which place a row has, from 1. Rows that drop out are taken back; but
+        where the event time is among `group_by`, as after windows, the rows of a group are given once, when the
+        watermark has passed. `ttl` lets groups go of which no row comes: see `group_by`.
         """
         from arrowstream.ranked import top_k
 

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -80,6 +80,10 @@ def best(rows: pl.DataFrame, k: int, by: list[str], keys: list[str], down: list[
     rank=st.booleans(),
     partitions=st.integers(1, 2),
 )
+@example(
+    rows=[("a", None, None)] * 2, cuts=[0.5], k=2, by=["x"], keys=["k", "x"], top=False, turn=False, rank=False,
+    partitions=1,
+)  # fmt: skip
 @settings(max_examples=150)
 def test_the_best_rows_are_those_of_one_shot(
     rows: Any, cuts: Any, k: int, by: Any, keys: Any, top: bool, turn: bool, rank: bool, partitions: int

@@ -193,7 +193,7 @@ class TopRows:
         # Those that are held came first, in the order of their ids.
         rows = pl.concat([held.select_seq(self._names), new.select_seq(self._names)])
         groups = np.concatenate([held_groups, new_groups])
-        numbered = rows.select(self._best.by).with_columns(pl.Series(_GROUP, groups))
+        numbered = pl.DataFrame([*(rows[name] for name in self._best.by), pl.Series(_GROUP, groups)])
         order = ranked(numbered, [_GROUP], self._best.by, self._best.descending)
         count = len(ids)
         before = np.zeros(len(groups), np.int64)

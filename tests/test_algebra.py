@@ -55,7 +55,7 @@ def near_or_none(a: pl.LazyFrame, b: pl.LazyFrame) -> pl.LazyFrame:
     )
     # Whether a row has a match goes by its key and time.
     alone = a.join(pairs.select("k", "t"), on=["k", "t"], how="anti")
-    return pl.concat([paired(pairs), alone.select("k", "t", "v")])
+    return pl.concat([paired(pairs), alone.select("k", "t", "v")])  # type: ignore[no-any-return]
 
 
 def hopping(a: pl.LazyFrame) -> pl.LazyFrame:

@@ -111,7 +111,7 @@ def hours(*numbers: int) -> pl.Series:
 
 def test_bins_are_times_too() -> None:
     """As the operators of windows use it: a bin is when it begins."""
-    table = BinTable(pl.Schema({"hour": pl.Datetime("us"), "n": pl.Int64}), "hour", step=None, ordered=False)
+    table = BinTable(pl.Schema({"hour": pl.Datetime("us"), "n": pl.Int64()}), "hour", step=None, ordered=False)
     table.append(pl.DataFrame([hours(3, 1, 3, 2), pl.Series("n", [1, 2, 3, 4])]))
     one, two, three = table.bins.tolist()
     assert table.between(two, three + 1)["n"].to_list() == [4, 1, 3]

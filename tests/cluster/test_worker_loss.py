@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import time
@@ -14,12 +15,15 @@ import psutil
 import pytest
 from gate import Gate
 from lineserver import LineServer
+from polars.testing import assert_frame_equal
 
 from arrowstream import StreamingContext
+from arrowstream.check import run_pieces
 from arrowstream.cluster import local
 from arrowstream.cluster.local import LocalCluster
 from arrowstream.connectors.sink import Committer, Receipt
 from arrowstream.errors import BatchError, ClusterError
+from arrowstream.frame import StreamFrame
 from arrowstream.ids import WorkerId
 from arrowstream.sinks.memory import MemorySink
 
@@ -165,6 +169,68 @@ def test_one_worker_after_the_other_dies_once_the_first_is_replaced() -> None:
         assert_right(ctx, "t", numbers(0, 3000))
         expected = totals(numbers(0, 3000)).group_by("n").agg(keys=pl.len()).cast(pl.Int64).sort("n")
         assert ctx.sql("SELECT * FROM histogram ORDER BY n").pl().equals(expected)
+
+
+def plans(left: StreamFrame, right: StreamFrame) -> dict[str, StreamFrame]:
+    """One of each kind of state."""
+    key = ["key"]
+    return {
+        "pairs": left.join(right, on="key"),
+        "outer": left.join(right.unique("key"), on="key", how="left"),
+        "near": left.join(right, on="key", within="2s", how="left"),
+        "before": left.join_asof(right, on="t", by="key"),
+        "windows": left.group_by_dynamic("t", every="5s", group_by="key").agg(pl.len(), pl.col("value").n_unique()),
+        "hops": left.group_by_dynamic("t", every="1s", period="30s", group_by="key").agg(pl.col("value").sum()),
+        "middles": left.group_by_dynamic("t", every="5s", period="10s", group_by="key").agg(pl.col("value").median()),
+        "sessions": left.group_by_session("t", gap="2s", group_by="key").agg(pl.len()),
+        "rolled": left.rolling("t", period="3s", group_by="key").agg(pl.col("value").max()),
+        "kinds": left.group_by("key").agg((pl.col("value") % 50).n_unique()),
+        "middle": left.group_by("key").agg(pl.col("value").median()),
+        "best": left.top_k(3, by="value", group_by=key),
+        "once": left.unique("value"),
+        "seldom": left.unique("key", within="3s"),
+    }
+
+
+def at(second: float) -> dt.datetime:
+    return dt.datetime(2026, 1, 1) + dt.timedelta(seconds=second)
+
+
+def timed(start: int, stop: int) -> pl.DataFrame:
+    """Ten rows a second, each a bit out of order."""
+    return numbers(start, stop).with_columns(
+        t=pl.Series([at((n + 7 * (n % 3)) / 10) for n in range(start, stop)], dtype=pl.Datetime("us"))
+    )
+
+
+def test_state_of_every_kind_goes_to_who_takes_over() -> None:
+    """Joins, windows, sessions, ranks: one worker after the other is killed, and each answer is that of one shot."""
+    ctx = StreamingContext(batch_interval="10s", workers=2)
+    schema = {"key": pl.Int64, "value": pl.Int64, "t": pl.Datetime("us")}
+    sources = [ctx.read.memory(schema, name=name) for name in ("left", "right")]
+    made = plans(*(source.with_watermark("t", "3s") for source in sources))
+    for name, frame in made.items():
+        frame.write.memory(name)
+    pieces = [timed(start, start + 200) for start in range(0, 800, 200)]
+    # What comes long after lets all before it close; what is still open then is left out on both sides.
+    end = timed(800, 801).with_columns(t=pl.lit(at(10_000)))
+    with ctx:
+        ctx.start()
+        for number, rows in enumerate([*pieces, end]):
+            for source in sources:
+                source.source.send(rows)
+            ctx.process_all_available(timeout=60)
+            if number in (1, 2):
+                kill(ctx, f"worker-{number - 1}")
+                wait_for_note(ctx, f"worker-{number + 1} has joined")
+        whole = pl.concat([*pieces, end])
+        for name, frame in made.items():
+            sent = {"left": whole, "right": whole} if "right" in frame.explain() else {"left": whole}
+            expected = run_pieces(frame._node, [sent], patient=True)
+            before = pl.col("t") < at(9_000) if "t" in expected.columns else pl.lit(True)
+            found = ctx.sql(f'FROM "{name}"').pl().select(expected.columns)
+            assert_frame_equal(found.filter(before), expected.filter(before), check_row_order=False, check_dtypes=False)
+        assert ctx.progress.lost_rows == 0
 
 
 def test_without_copies_the_loss_of_rows_is_loud() -> None:

@@ -17,7 +17,7 @@ from gate import Gate
 from lineserver import LineServer
 from polars.testing import assert_frame_equal
 
-from arrowstream import StreamingContext
+from arrowstream import StreamingContext, concat_history
 from arrowstream.check import run_pieces
 from arrowstream.cluster import local
 from arrowstream.cluster.local import LocalCluster
@@ -231,6 +231,30 @@ def test_state_of_every_kind_goes_to_who_takes_over() -> None:
             found = ctx.sql(f'FROM "{name}"').pl().select(expected.columns)
             assert_frame_equal(found.filter(before), expected.filter(before), check_row_order=False, check_dtypes=False)
         assert ctx.progress.lost_rows == 0
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_dies_while_the_history_gives_way_to_the_live_stream(victim: int) -> None:
+    """The one that reads the archive, or the one that holds what came live meanwhile: no gap, no overlap."""
+    with LineServer() as server:
+        ctx = StreamingContext("10ms", "10ms", workers=2)
+        archive = ctx.read.memory({"t": pl.Int64}, max_rows_per_batch=20)
+        topic = ctx.read.socket(server.address, ack=True).select(pl.col("line").cast(pl.Int64).alias("t"))
+        both = concat_history(archive, topic, on="t", at=2000)
+        both.write.memory("out")
+        archive.source.send(pl.DataFrame({"t": pl.int_range(2200, eager=True)}))
+        with ctx:
+            ctx.start()
+            server.send(*map(str, range(1800, 3000)))
+            server.wait_acknowledged()
+            wait_until(lambda: ctx.progress.rows_in > 300, "some of the history")
+            kill(ctx, f"worker-{victim}")
+            wait_for_note(ctx, f"worker-{victim} is lost")
+            server.send(*map(str, range(3000, 3500)))
+            server.wait_acknowledged()
+            ctx.process_all_available(timeout=60)
+            assert ctx.sql("SELECT count(DISTINCT t), count(*), max(t) FROM out").fetchone() == (3500, 3500, 3499)
+            assert ctx.progress.lost_rows == 0
 
 
 def test_without_copies_the_loss_of_rows_is_loud() -> None:

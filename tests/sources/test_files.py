@@ -317,6 +317,19 @@ def test_without_a_file_the_schema_has_to_be_given(tmp_path: Path, name: str) ->
     assert FileSource(tmp_path / name, schema=SCHEMA).schema == pl.Schema(SCHEMA).to_arrow()
 
 
+def test_a_footer_may_be_long(tmp_path: Path) -> None:
+    """Hundreds of columns in many row groups: more than is read of a file at first."""
+    wide = pl.DataFrame({f"column {number}": [number, 2 * number, 3] for number in range(500)})
+    wide.write_parquet(tmp_path / "wide.parquet", row_group_size=1)
+    source = FileSource(tmp_path, "parquet", watch=False)
+    with reading(source) as reader:
+        found = reader.poll(1)
+        assert isinstance(found, Reference)
+        assert found.num_rows == 3
+        assert found.ranges["column 7"] == (3, 14)
+        polars.testing.assert_frame_equal(source.scan("files-0", None, reader.position()).collect(), wide)
+
+
 def test_columns_are_found_by_name_and_widened_without_loss(tmp_path: Path) -> None:
     """The writer of last year had a smaller type, another order, and a column more."""
     old = pl.DataFrame({"extra": [1], "name": ["a"], "n": [7]}, schema_overrides={"n": pl.Int16})

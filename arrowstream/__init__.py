@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from arrowstream.concatenation import concat, concat_history
     from arrowstream.connection import connect
     from arrowstream.context import StreamingContext
     from arrowstream.errors import ArrowStreamError
-    from arrowstream.frame import StreamFrame, concat, concat_history
+    from arrowstream.frame import StreamFrame
     from arrowstream.joining import table
     from arrowstream.plan.custom import Aggregator, aggregate
 
@@ -44,8 +45,8 @@ _HOME = {
     "ArrowStreamError": "arrowstream.errors",
     "StreamFrame": "arrowstream.frame",
     "StreamingContext": "arrowstream.context",
-    "concat": "arrowstream.frame",
-    "concat_history": "arrowstream.frame",
+    "concat": "arrowstream.concatenation",
+    "concat_history": "arrowstream.concatenation",
     "table": "arrowstream.joining",
     "connect": "arrowstream.connection",
 }

@@ -119,11 +119,8 @@ class StreamSessions:
         keyed = pl.Schema({**resolve(pl.LazyFrame(schema=schema).with_columns(grouping), schema)})
         wide = pl.Schema({**keyed, FIRST: pl.Int64(), LAST: pl.Int64()})
         decomposed = None
-        try:
-            pieces = [(name, pl.col(name)) for name in (*keys, FIRST, LAST)]
-            decomposed = decompose(pieces, outputs, wide)
-        except NotDecomposable:
-            pass
+        with contextlib.suppress(NotDecomposable):
+            decomposed = decompose([(name, pl.col(name)) for name in (*keys, FIRST, LAST)], outputs, wide)
         if decomposed is not None and (decomposed.pairs or decomposed.ordered):
             # Values that were seen belong to a session that others may join; and rows of two that become one have come
             # in turns.

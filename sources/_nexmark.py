@@ -18,7 +18,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Numbers: TypeAlias = npt.NDArray[np.int64]
+from arrowstream.sources._texts import Letters, Numbers, Words
+
 Bits: TypeAlias = npt.NDArray[np.uint64]
 
 CYCLE = 50
@@ -86,6 +87,8 @@ _IN_FLIGHT = 100  # auctions that cold bids go to
 _ACTIVE = 1000  # persons who sell and bid
 _LEAD = 10  # ids that are named before they exist
 _CHANNELS = 10_000
+_POOL = 1 << 19  # letters that texts are cut out of
+_LONGEST = 1024
 
 _FIRST_NAMES = ["Peter", "Paul", "Luke", "John", "Saul", "Vicky", "Kate", "Julie", "Sarah", "Deiter", "Walter"]
 _LAST_NAMES = ["Shultz", "Abrams", "Spencer", "White", "Bartels", "Walton", "Smith", "Jones", "Noris"]
@@ -332,84 +335,6 @@ class _Bids(_Events):
 _STREAMS = {"person": _Persons, "auction": _Auctions, "bid": _Bids}
 
 
-# --- strings
-
-_POOL = 1 << 19
-_LONGEST = 1024
-_INLINE = 12  # bytes that a string view holds itself
-
-
-class _Letters:
-    """Bytes that strings are cut out of."""
-
-    def __init__(self, data: bytes) -> None:
-        self._buffer = pa.py_buffer(data)
-        text = np.frombuffer(data + bytes(_INLINE), np.uint8)
-        self._blank = text == ord(" ")
-        wide = text.astype(np.uint64)
-        self._head = np.zeros(len(data), np.uint64)  # the first four bytes from each place on, and the eight after
-        self._tail = np.zeros(len(data), np.uint64)
-        for byte in range(_INLINE):
-            part = wide[byte : byte + len(data)]
-            if byte < 4:
-                self._head |= part << np.uint64(8 * byte)
-            else:
-                self._tail |= part << np.uint64(8 * (byte - 4))
-
-    def cut(self, start: Numbers, length: Numbers) -> pa.Array:
-        """Strings of these lengths (bytes) from these places on, as Arrow string views."""
-        return self.array(self.views(start, length))
-
-    def views(self, start: Numbers, length: Numbers) -> npt.NDArray[np.uint64]:
-        """Two words a string: length and first bytes; then the next eight bytes, or buffer 0 and the place in it."""
-        short = np.minimum(length, _INLINE)
-        views = np.empty((len(start), 2), np.uint64)
-        views[:, 0] = length.astype(np.uint64) | ((self._head[start] & _HEADS[short]) << np.uint64(32))
-        inline = self._tail[start] & _TAILS[short]
-        views[:, 1] = np.where(length <= _INLINE, inline, start.astype(np.uint64) << np.uint64(32))
-        return views
-
-    def array(self, views: npt.NDArray[np.uint64]) -> pa.Array:
-        return pa.Array.from_buffers(pa.string_view(), len(views), [None, pa.py_buffer(views), self._buffer])
-
-    def stripped(self, start: Numbers, length: Numbers) -> tuple[pa.Array, Numbers]:
-        """The strings without blanks at their ends, and their lengths."""
-        first, last = self._ends
-        begin = first[start]
-        length = np.maximum(np.minimum(last[start + length - 1] + 1, start + length) - begin, 0)
-        return self.cut(np.where(length > 0, begin, 0), length), length
-
-    @cached_property
-    def _ends(self) -> tuple[Numbers, Numbers]:
-        """For each place, the next that is no blank, and the last that is none."""
-        places = np.arange(len(self._blank), dtype=np.int64)
-        last = np.maximum.accumulate(np.where(self._blank, -1, places))
-        first = np.minimum.accumulate(np.where(self._blank, len(places), places)[::-1])[::-1]
-        return first, last
-
-
-def _mask(count: int) -> int:
-    return (1 << 8 * max(count, 0)) - 1
-
-
-_HEADS = np.array([_mask(min(length, 4)) for length in range(_INLINE + 1)], np.uint64)
-_TAILS = np.array([_mask(min(length - 4, 8)) for length in range(_INLINE + 1)], np.uint64)
-
-
-class _Words:
-    """A list of strings to take from."""
-
-    def __init__(self, words: list[str]) -> None:
-        data = [word.encode() for word in words]
-        self._lengths = np.array([len(word) for word in data], np.int64)
-        self._letters = _Letters(b"".join(data))
-        self._views = self._letters.views(np.cumsum(self._lengths) - self._lengths, self._lengths)
-
-    def take(self, places: Numbers) -> tuple[pa.Array, Numbers]:
-        """The strings at these places, and their lengths in bytes."""
-        return self._letters.array(self._views[places]), self._lengths[places]
-
-
 @cache
 def _key(seed: int, purpose: str) -> np.uint64:
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
@@ -417,42 +342,42 @@ def _key(seed: int, purpose: str) -> np.uint64:
 
 
 @cache
-def _letters(seed: int, special: str) -> _Letters:
+def _letters(seed: int, special: str) -> Letters:
     """Random letters; one in thirteen is the special character, where there is one."""
     random = np.random.default_rng(int(_key(seed, f"letters {special!r}")))
     letters = random.integers(ord("a"), ord("z") + 1, _POOL + _LONGEST, np.uint8)
     if special:
         letters[random.integers(0, 13, len(letters)) == 0] = ord(special)
-    return _Letters(letters.tobytes())
+    return Letters(letters.tobytes())
 
 
 @cache
-def _names() -> _Words:
-    return _Words([f"{first} {last}" for first in _FIRST_NAMES for last in _LAST_NAMES])
+def _names() -> Words:
+    return Words([f"{first} {last}" for first in _FIRST_NAMES for last in _LAST_NAMES])
 
 
 @cache
-def _cities() -> _Words:
-    return _Words(_CITIES)
+def _cities() -> Words:
+    return Words(_CITIES)
 
 
 @cache
-def _states() -> _Words:
-    return _Words(_STATES)
+def _states() -> Words:
+    return Words(_STATES)
 
 
 @cache
-def _digits() -> _Words:
-    return _Words([f"{number:04}" for number in range(10_000)])
+def _digits() -> Words:
+    return Words([f"{number:04}" for number in range(10_000)])
 
 
 @cache
-def _channels() -> _Words:
-    return _Words(["Google", "Facebook", "Baidu", "Apple", *(f"channel-{number}" for number in range(_CHANNELS))])
+def _channels() -> Words:
+    return Words(["Google", "Facebook", "Baidu", "Apple", *(f"channel-{number}" for number in range(_CHANNELS))])
 
 
 @cache
-def _urls(seed: int) -> _Words:
+def _urls(seed: int) -> Words:
     """A fixed address for each channel; nine of ten of the cold ones name a channel in it."""
     random = np.random.default_rng(int(_key(seed, "urls")))
     letters = random.integers(ord("a"), ord("z") + 1, (_CHANNELS + 4, 3, 4), np.uint8)
@@ -466,7 +391,7 @@ def _urls(seed: int) -> _Words:
         if number >= 0 and named[row]:
             address += f"&channel_id={abs(_reversed_bits(number))}"
         addresses.append(address)
-    return _Words(addresses)
+    return Words(addresses)
 
 
 def _reversed_bits(number: int) -> int:

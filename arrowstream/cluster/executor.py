@@ -14,12 +14,12 @@ import cloudpickle
 import polars as pl
 import pyarrow as pa
 
-from arrowstream.blocks.block import Block
 from arrowstream.blocks.generator import BlockGenerator
 from arrowstream.blocks.manager import BlockManager, Peers
 from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, DropBlocks
 from arrowstream.blocks.store import BlockNotFoundError, BlockStore
 from arrowstream.clock import Clock
+from arrowstream.cluster.outlet import ReceiverEvents, ReceiverOutlet
 from arrowstream.connectors.source import SupportsBounded, batch_limit
 from arrowstream.errors import StateError, WorkerLostError
 from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
@@ -242,8 +242,8 @@ class Executor:
             position=order.next_block,
             new_id=lambda: BlockId(f"{order.unit}/{order.source}/{order.split}/{self.worker}/{next(self._numbers)}"),
         )
-        listener = _Listener(order, self.worker, self._emit)
-        outlet = _Outlet(order, self.manager, run.ahead)
+        listener = ReceiverEvents(order, self.worker, self._emit)
+        outlet = ReceiverOutlet(order, self.manager, run.ahead)
         receiver = Receiver(source, order.split, order.resume, generator, outlet, self._clock, listener)
         run.receivers[order.source, order.split] = receiver
         receiver.start()
@@ -415,42 +415,6 @@ class Executor:
         assert table is not None
         name = dict(run.unit.sources)[block.info.source].name
         return dead_letters(task.batch, name, block.info.split, table)
-
-
-class _Outlet:
-    """A receiver's way into the block manager."""
-
-    def __init__(self, order: StartReceiver, manager: BlockManager, ahead: ReadAhead | None) -> None:
-        self._of, self._manager, self._ahead = (order.unit, order.source, order.split), manager, ahead
-        self._own = f"{order.unit}/{order.source}/{order.split}/" if order.first else ""
-
-    def put(self, block: Block) -> None:
-        if self._ahead is not None:
-            self._ahead.offer(block.info)
-        self._manager.put(self._of[0], block)
-
-    def after(self, action: Callable[[], None]) -> None:
-        self._manager.after(*self._of, action)
-
-    def wait_for_room(self, stop: threading.Event) -> None:
-        self._manager.wait_for_room(stop, self._own)
-
-
-class _Listener:
-    """What becomes of a receiver, as events."""
-
-    def __init__(self, order: StartReceiver, worker: WorkerId, emit: Callable[[Event], None]) -> None:
-        self._of = (order.unit, order.source, order.split, worker)
-        self._emit = emit
-
-    def started(self) -> None:
-        self._emit(ReceiverStarted(*self._of))
-
-    def failed(self, reason: str, fatal: bool) -> None:
-        self._emit(ReceiverFailed(*self._of, reason, fatal))
-
-    def ended(self) -> None:
-        self._emit(ReceiverEnded(*self._of))
 
 
 def _part_id(task: TaskId, step: int, name: str, giver: int, to: int) -> BlockId:

@@ -21,7 +21,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arrowstream.sources._nexmark import SHARE, START_MS, Generator, Numbers, random_bits
+from arrowstream.sources._nexmark import SHARE, START_MS, Generator, random_bits
+from arrowstream.sources._texts import Numbers
 
 STREAMS = tuple(SHARE)
 

@@ -201,6 +201,8 @@ def test_expressions_over_groups(exprs: Callable[[], list[pl.Expr]], method: str
     data = frame(rows)
     found = getattr(stream(), method)(*exprs())
     wanted = getattr(data, method)(*exprs())
+    numbers = {name for name, dtype in wanted.schema.items() if dtype == pl.UInt32}
+    wanted = wanted.cast(dict.fromkeys(numbers, pl.Int64))  # what counts or numbers rows is Int64 on a stream
     assert found.schema == wanted.schema
     assert_same(run_pieces(found._node, cut(data, cuts)), wanted)
 

@@ -15,6 +15,7 @@ from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.plan.aggregates import WEIGHT
 from arrowstream.plan.eventtime import BEGINNING, FOREVER, ticks
+from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.recompute import Recompute
 from arrowstream.state.multimap import MultiMap
 from arrowstream.state.protocol import StateTable
@@ -30,7 +31,7 @@ class RecomputeGroups:
     def __init__(self, node: Recompute, weighted: bool, time: tuple[Mark, pl.DataType] | None) -> None:
         schema = pl.Schema({name: node.input.schema[name] for name in node.columns})
         self._keys, self._whole, self._weighted = list(node.keys), node.whole, weighted
-        self._output, self._time = node.schema, time
+        self._output, self._time = flagged(node.schema, node.flagged), time
         self._rows: _Rows = (
             _Everlasting(schema, self._keys)
             if time is None or node.input.time is None

@@ -13,6 +13,7 @@ from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.plan.eventtime import BEGINNING, FOREVER, ticks
+from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.windownodes import Numbered, Rolling
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
@@ -27,6 +28,7 @@ class RollingOperator:
     def __init__(self, node: Rolling, mark: Mark, rows: pl.Schema) -> None:
         self._node, self._mark = node, mark
         self._rows = RowTable(rows)
+        self._output = flagged(node.schema, node.flagged)
         self._time = ticks(pl.col(node.index), node.input.schema[node.index])
 
     @property
@@ -34,7 +36,7 @@ class RollingOperator:
         return {"rows": self._rows}
 
     def nothing(self) -> Changes:
-        return Changes.of(self._node.schema.to_frame())
+        return Changes.of(self._output.to_frame())
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         self._rows.append(gathered(inputs[0], ROWS_FRAME))
@@ -51,7 +53,7 @@ class RollingOperator:
         found = self._node.rolled(known).filter(certain).collect(engine=engine(len(self._rows)))
         kept = pl.lit(False) if high == FOREVER else self._time >= high - self._node.period
         self._rows.keep(kept)
-        return Changes.of(found.select(self._node.schema.names()))
+        return Changes.of(found.select(self._output.names()))
 
 
 class NumberRows:

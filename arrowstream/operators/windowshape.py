@@ -17,6 +17,7 @@ from arrowstream.operators.program import Parts
 from arrowstream.plan.aggregates import MAIN
 from arrowstream.plan.eventtime import BEGINNING, FOREVER
 from arrowstream.plan.grid import Spans
+from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.windownodes import WindowAggregate
 from arrowstream.plan.windows import BIN, END, START, Windows, physical
 from arrowstream.state.bins import BinTable
@@ -36,7 +37,7 @@ class WindowShape(ABC):
         self._windows, self._mark, self._keys = node.windows, mark, list(node.keys)
         self._index, self._label = node.index, END if node.label_right else START
         self._bounds, self._update = node.boundaries, node.update
-        self._output = node.schema
+        self._output = flagged(node.schema, node.flagged)
         self._state = state
 
     @property

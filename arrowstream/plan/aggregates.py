@@ -19,11 +19,12 @@ import numpy as np
 import polars as pl
 
 from arrowstream.engine import engine, few
-from arrowstream.errors import BatchError, PlanError
+from arrowstream.errors import PlanError
 from arrowstream.frames import rows_at
 from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge, Operand
 from arrowstream.plan.custom import Custom
 from arrowstream.plan.expressions import PANIC, Node, build, parse, plan_error, resolve, unaliased
+from arrowstream.plan.groupwise import TOO_LARGE, flagged
 from arrowstream.plan.rowlocal import check_row_local
 from arrowstream.plan.running import NotDecomposable, Taker, column_name, columns_of
 
@@ -142,6 +143,11 @@ class Decomposition:
     """What each of the accumulators holds, in words."""
 
     @property
+    def flagged(self) -> bool:
+        """Whether there is anything that may not fit the type in which it is given out."""
+        return bool(self._guards)
+
+    @property
     def by(self) -> Sequence[pl.Expr]:
         """The keys, canonical, of the rows themselves."""
         return self._by
@@ -229,24 +235,24 @@ class Decomposition:
     def final(self, frame: pl.DataFrame, by: Sequence[str] | None = None) -> pl.DataFrame:
         """The output rows of keys and accumulators, in their order; a row of nulls is a group of no rows.
 
-        `by` are the columns that stand for the keys, where `merge` was given other ones.
-
-        Raises BatchError, naming the expression, where a sum or product passes the type it is given out as.
+        `by` are the columns that stand for the keys, where `merge` was given other ones. Where `flagged`, the column
+        `TOO_LARGE` says of a sum or product that it passes the type it is given out as, and the row is not to be shown.
         """
         if not frame.height and by is None:
-            return self.output.to_frame()
+            return flagged(self.output, self.flagged).to_frame()
         # Polars 2.1 panics in `format` over some frames whose chunks are empty.
         frame = frame.rechunk()
-        if self._guards:
-            found = frame.select(guard.any().alias(text) for text, guard in self._guards.items())
-            for text, over in found.row(0, named=True).items():
-                if over:
-                    raise BatchError(f"{text} passes 64 bits; cast its column to Float64 or Decimal first")
         keys = [pl.col(name) for name in (self.keys if by is None else by)]
+        shown = [*keys, *self._outputs]
+        values = [*keys, pl.col(ROWS), *self._values]
+        if self.flagged:
+            values.append(
+                pl.coalesce(pl.when(over).then(pl.lit(why)) for why, over in self._guards.items()).alias(TOO_LARGE)
+            )
+            shown.append(pl.col(TOO_LARGE))
         if few(frame.height):
-            return frame.select_seq(*keys, ROWS, *self._values).select_seq(*keys, *self._outputs)
-        values = frame.lazy().select(*keys, ROWS, *self._values)
-        return values.select(*keys, *self._outputs).collect()
+            return frame.select_seq(values).select_seq(shown)
+        return frame.lazy().select(values).select(shown).collect()
 
     def final_of_nothing(self) -> pl.DataFrame:
         """The one row that aggregates without keys give of no rows; no row where there are keys."""
@@ -395,7 +401,7 @@ def _assembled(
     )
     try:
         # A group of nothing, so that functions are really called.
-        output = plan.final(pl.Schema({**keys, **kept}).to_frame().clear(1)).schema
+        output = plan.final(pl.Schema({**keys, **kept}).to_frame().clear(1)).drop(TOO_LARGE, strict=False).schema
     except PANIC as error:
         raise plan_error(error, keys, "the results of agg") from error
     return replace(plan, output=output)

@@ -35,6 +35,7 @@ class SessionAggregate(Node):
     boundaries: bool
     decomposition: Decomposition | None
     update: bool
+    too_large: pl.Expr | None
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -44,6 +45,10 @@ class SessionAggregate(Node):
     def label(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"Session of gap {show_ticks(self.gap, self.input.schema[self.index])} {self.description}{by}"
+
+    @property
+    def flagged(self) -> bool:
+        return self.too_large is not None if self.decomposition is None else self.decomposition.flagged
 
 
 def sessions(rows: pl.LazyFrame, keys: Sequence[str], gap: int) -> pl.LazyFrame:

@@ -20,11 +20,12 @@ class SetAside:
 
     What has one is not there for anybody after: where it stood in the place of a row that could be shown, that one is
     taken back. The group is kept and counts on, so it is shown again once its sums fit again. Each batch that touches
-    the group tells of it anew.
+    the group tells of it anew, by the columns `named`: no dead letter shows a wrong sum.
     """
 
-    def __init__(self, inner: StatefulOperator, kind: ChangeKind, label: str) -> None:
+    def __init__(self, inner: StatefulOperator, kind: ChangeKind, named: Sequence[str], label: str) -> None:
         self._inner, self._label = inner, label
+        self._named = [pl.col(name) for name in named] or [pl.repeat("all rows", pl.len()).alias("group")]
         self._by_key = isinstance(kind, Upsert)
 
     @property
@@ -51,7 +52,7 @@ class SetAside:
     def _tell(self, rows: pl.DataFrame, moment: Moment) -> None:
         time = pl.Series([None], dtype=pl.Int64)
         for (why,), some in rows.partition_by(TOO_LARGE, maintain_order=True, as_dict=True).items():
-            moment.turn_away(some.drop(TOO_LARGE), self._label, "too large", f"too large: {why}", time=time)
+            moment.turn_away(some.select(self._named), self._label, "too large", f"too large: {why}", time=time)
 
 
 def _unflagged(rows: pl.LazyFrame) -> pl.LazyFrame:

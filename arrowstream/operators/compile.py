@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatch
 from typing import Final
@@ -111,7 +111,7 @@ class _Builder:
         """The stateful step after these partial ones."""
         stage = 1 + max(self.steps[number].stage for number in partials)
         if node.flagged:
-            make = partial(_setting_aside, make, node.kind, node.label)
+            make = partial(_setting_aside, make, node.kind, _named(node), node.label)
         return self.add(Stateful(make, partials), *partials, stage=stage, shared=_shared(node, self))
 
     def add(self, work: Work, *inputs: int, stage: int | None = None, shared: bool = False) -> int:
@@ -126,8 +126,16 @@ def _expiring(make: Callable[[], Forgetful], keys: pl.Schema, mark: Mark, ttl: i
     return Expiring(make(), keys, mark, ttl)
 
 
-def _setting_aside(make: Callable[[], StatefulOperator], kind: ChangeKind, label: str) -> StatefulOperator:
-    return SetAside(make(), kind, label)
+def _setting_aside(
+    make: Callable[[], StatefulOperator], kind: ChangeKind, named: Sequence[str], label: str
+) -> StatefulOperator:
+    return SetAside(make(), kind, named, label)
+
+
+def _named(node: Node) -> list[str]:
+    """The columns of a result that say which it is: its keys and its time."""
+    time = [node.index] if isinstance(node, WindowAggregate | SessionAggregate | Rolling) else []
+    return [name for name in (*state_keys(node), *time) if name in node.schema]
 
 
 def compile_unit(unit: Unit) -> Program:

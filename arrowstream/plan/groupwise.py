@@ -5,6 +5,7 @@ the batch. So every expression of `agg`, of windows, of `over` is first brought 
 
 - what counts or numbers rows is Int64, where Polars gives UInt32, which wraps below zero and above 2**32;
 - sums of whole numbers are made in 128 bits, and `too_large` tells where one does not fit the type that it is given in;
+  means of whole numbers and times are made of these sums;
 - what has no order of its own (`unique`, `mode`, `value_counts`) gets one.
 
 `GROUPWISE` has a word for every operation of Polars that is not row-local; what is not in it, is refused.
@@ -42,7 +43,7 @@ _WORDS: Final[Mapping[Answer, str]] = {
         Agg.Var Len Product NullCount Quantile ApproxQuantile ApproxNUnique Skew Kurtosis Entropy Correlation Hist
         Boolean.Any Boolean.All Boolean.HasNulls Boolean.IsEmpty Bitwise.And Bitwise.Or Bitwise.Xor Sort TopK
         BinQuantiles QCut Boolean.IsUnique Boolean.IsDuplicated Mode ValueCounts Range.IntRange Range.DateRange
-        Range.DatetimeRange Range.TimeRange Range.LinearSpace Repeat Literal""",
+        Range.DatetimeRange Range.TimeRange Range.LinearSpace Repeat Cut""",
     Answer.ARRIVAL: """Agg.First Agg.FirstNonNull Agg.Last Agg.LastNonNull Agg.Implode Agg.Item Agg.Groups Agg.AggGroups
         ArgMax ArgMin MinBy MaxBy UniqueCounts IndexOf SearchSorted LowerBound UpperBound Boolean.IsSorted
         StringExpr.ConcatVertical Shift Diff PctChange CumSum CumProd CumMin CumMax CumCount EwmMean EwmMeanBy EwmStd
@@ -50,8 +51,8 @@ _WORDS: Final[Mapping[Answer, str]] = {
         Rolling RollingExpr RollingExprBy SortBy Rank TopKBy ArgSort BinRanks Unique ArgUnique Boolean.IsFirstDistinct
         Boolean.IsLastDistinct Slice Gather GatherEvery Reverse ExtendConstant Append Reshape ArgWhere Over
         AnonymousFunction AnonymousAgg FfiPlugin FoldHorizontal ReduceHorizontal CumFoldHorizontal CumReduceHorizontal
-        Explode""",
-    Answer.REFUSED: "Random SetSortedFlag",
+        Explode ArrayExpr.Explode""",
+    Answer.REFUSED: "Random ListExpr.Sample SetSortedFlag",
 }
 
 GROUPWISE: Final[Mapping[str, Answer]] = {name: answer for answer, names in _WORDS.items() for name in names.split()}
@@ -59,6 +60,7 @@ GROUPWISE: Final[Mapping[str, Answer]] = {name: answer for answer, names in _WOR
 
 _WHY: Final[Mapping[str, tuple[str, str]]] = {
     "Random": ("is random, so each computation would give another answer", "a hash of a column: pl.col(...).hash()"),
+    "ListExpr.Sample": ("is random, so each computation would give another answer", "list.head(...)"),
     "SetSortedFlag": ("is a promise that the next batch may break", "the expression without set_sorted()"),
     "Rank": ("is random among equals, so each computation would give another answer", "method='ordinal', or 'min'"),
     "StringExpr.Strptime": (
@@ -298,6 +300,8 @@ def _one_form(node: Call, schema: pl.Schema) -> Node:
             return parse(build(node.inputs[0]).mode(maintain_order=True))
         case "Agg.Sum":
             return _wide_sum(node, schema)
+        case "Agg.Mean":
+            return _exact_mean(node, schema)
         case "Function.CumSum" if isinstance(dtype := _dtype(node.inputs[0], schema), _SMALL):
             return node if dtype == pl.Int64 else replace(node, inputs=(_cast(node.inputs[0], pl.Int64()),))
         case op if op in _COUNTS:
@@ -340,6 +344,22 @@ def _wide_sum(node: Call, schema: pl.Schema) -> Node:
             low, high = INTO[pl.Decimal]
             total = build(of).to_physical().sum().clip(pl.lit(low, pl.Int128), pl.lit(high, pl.Int128))
             return parse(total.reinterpret(dtype=pl.Decimal(38, scale)))
+    return node
+
+
+def _exact_mean(node: Call, schema: pl.Schema) -> Node:
+    """The mean of whole numbers and of times from their exact sum; Polars adds up floats."""
+    dtype = _dtype(node.inputs[0], schema)
+    values = build(node.inputs[0])
+    count = values.count().cast(pl.Int64)
+    if dtype.is_integer() and not isinstance(dtype, pl.Int128 | pl.UInt128):
+        return parse(pl.when(count > 0).then(values.cast(pl.Int128).sum().cast(pl.Float64) / count))
+    if dtype.is_temporal():
+        total = values.to_physical().cast(pl.Int128).sum()
+        if isinstance(dtype, pl.Date):
+            total, dtype = total * 86_400_000_000, pl.Datetime("us")
+        # Towards zero, as Polars cuts off the fraction.
+        return parse(pl.when(count > 0).then(total.truncdiv(count)).cast(pl.Int64).cast(dtype))
     return node
 
 

@@ -36,11 +36,11 @@ class SetAside:
         return self._inner.nothing().map(_unflagged)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
-        changes = self._inner.process(inputs, moment).collect()
+        changes = self._inner.process(inputs, moment)
         added = changes.added.collect()
         removed = None if changes.removed is None else changes.removed.collect()
-        over = added[TOO_LARGE].is_not_null()
-        if over.any():
+        if added[TOO_LARGE].null_count() < added.height:
+            over = added[TOO_LARGE].is_not_null()
             aside, added = rows_where(added, over), rows_where(added, ~over)
             self._tell(aside, moment)
             if removed is None and self._by_key:

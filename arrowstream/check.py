@@ -17,6 +17,7 @@ from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Retr
 from arrowstream.connectors.sink import Committer, Guarantee, Receipt
 from arrowstream.errors import PlanError
 from arrowstream.ids import BlockId
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes, to_arrow
 from arrowstream.operators.compile import compile_unit
 from arrowstream.operators.moment import Moment
@@ -28,7 +29,7 @@ from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.task import TaskResult, run_task
 from arrowstream.schedule.watermarks import SplitTime, WatermarkTracker
 
-_WEIGHT = "__weight"
+_WEIGHT = inner("check_weight")
 
 
 def check(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries: int, seed: int) -> None:

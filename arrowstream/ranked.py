@@ -9,6 +9,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
+from arrowstream.names import inner
 from arrowstream.plan.eventtime import duration_ticks
 from arrowstream.plan.expressions import PANIC, Call, columns, expand, parse, plan_error, walk
 from arrowstream.plan.expressions import Node as Tree
@@ -240,7 +241,7 @@ def _with_keys(node: Node, by: Sequence[tuple[str, pl.Expr]]) -> tuple[Node, tup
         if bare.meta.is_column():
             names.append(bare.meta.output_name())
             continue
-        names.append(f"__by_{number}")
+        names.append(inner(f"by_{number}"))
         made.append(expr.alias(names[-1]))
     return (_rows(node, Step("with_columns", tuple(made))) if made else node), tuple(names)
 

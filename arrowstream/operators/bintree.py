@@ -8,14 +8,15 @@ from typing import Final
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.names import inner
 from arrowstream.operators.windowshape import WINDOW
 from arrowstream.plan.aggregates import Decomposition
 from arrowstream.plan.grid import Grid, Ints, Spans, cover
 from arrowstream.plan.windows import BIN
 from arrowstream.state.rows import RowTable
 
-_LEVEL: Final = "__level"
-_RUN: Final = "__run"
+_LEVEL: Final = inner("level")
+_RUN: Final = inner("run")
 _BASE: Final = 4
 _LITTLE: Final = 1 << 14
 
@@ -56,7 +57,7 @@ class BinTree:
             below = self.table.frame.lazy().filter(pl.col(_LEVEL) == level)
 
     def rows(self, bins: pl.DataFrame, numbers: Ints, spans: Spans) -> pl.LazyFrame:
-        """What is to be merged for these windows, each with the place of its window in `__window`."""
+        """What is to be merged for these windows, each with the place of its window in `WINDOW`."""
         counted = Spans(self._grid.numbers(spans.starts), self._grid.numbers(spans.stops))
         columns = [*self._keys, *self._plan.accumulators, WINDOW]
         lowest, *above = cover(counted, _BASE, self._levels)

@@ -8,6 +8,7 @@ import polars as pl
 
 from arrowstream.engine import engine
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.expiry import forget
@@ -20,9 +21,9 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import RowTable
 from arrowstream.state.table import KeyedTable
 
-_TICKS = "__ticks"
-_PLACE = "__place"
-_KEPT = "__kept"
+_TICKS = inner("distinct_ticks")
+_PLACE = inner("distinct_place")
+_KEPT = inner("kept")
 
 
 class DistinctPartial:

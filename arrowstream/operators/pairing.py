@@ -7,10 +7,11 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.names import inner
 from arrowstream.plan.joins import How, Join, pair_names
 
-LEFT: Final = "__left_id"
-RIGHT: Final = "__right_id"
+LEFT: Final = inner("left_id")
+RIGHT: Final = inner("right_id")
 """In pairs, which rows of the sides they are of."""
 
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from arrowstream.engine import engine
 from arrowstream.errors import StateError
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, consolidated, difference, gathered, signed
 from arrowstream.operators.moment import Mark, Moment
@@ -21,7 +22,7 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 from arrowstream.state.table import KeyedTable
 
-_OUT: Final = "__out"
+_OUT: Final = inner("recompute_out")
 
 
 class RecomputeGroups:
@@ -107,7 +108,7 @@ class _Rows(Protocol):
     def table(self) -> StateTable: ...
 
     def of(self, keys: pl.DataFrame) -> pl.DataFrame:
-        """The rows of these groups, in order of arrival, with their numbers in `__id`."""
+        """The rows of these groups, in order of arrival, with their numbers in `ID`."""
 
     def append(self, rows: pl.DataFrame) -> None: ...
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from arrowstream.engine import engine
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.operators.aggregate import PartialAggregate
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Mark, Moment
@@ -17,7 +18,7 @@ from arrowstream.operators.program import Frames
 from arrowstream.plan.eventtime import BEGINNING, ticks, ticks_of
 from arrowstream.plan.windows import BIN, END, START, Windows
 
-_PLACE: Final = "__place"
+_PLACE: Final = inner("late_place")
 
 
 @dataclass(frozen=True, slots=True)

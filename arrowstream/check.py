@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 from polars.testing import assert_frame_equal
 
+from arrowstream import matching
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Retract
 from arrowstream.connectors.sink import Committer, Guarantee, Receipt
@@ -184,10 +185,15 @@ def live_rows(changes: Sequence[Changes], kind: ChangeKind) -> pl.DataFrame:
             live = _consolidated(live, added, removed)
         elif kind.keys:
             gone = pl.concat([added, removed]).select(kind.keys)
-            live = pl.concat([live.join(gone, on=list(kind.keys), how="anti", nulls_equal=True), added])
+            live = pl.concat([_without(live, gone, kind.keys), added])
         elif added.height or removed.height:
             live = added
     return live
+
+
+def _without(live: pl.DataFrame, gone: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """The rows whose keys are not among those that are gone."""
+    return matching.join(live.lazy(), gone.lazy(), keys, live.schema, how="anti", nulls_equal=True).collect()
 
 
 def _consolidated(live: pl.DataFrame, added: pl.DataFrame, removed: pl.DataFrame) -> pl.DataFrame:

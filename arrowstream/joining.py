@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.connectors.changes import Append, Retract
 from arrowstream.errors import ColumnError, PlanError, unknown_column
 from arrowstream.names import inner, is_inner, refuse_inner
@@ -263,11 +264,11 @@ def _made(
         one, two = pl.LazyFrame(schema=left.schema), pl.LazyFrame(schema=right.schema)
         options: dict[str, Any] = {"suffix": suffix, "nulls_equal": nulls_equal, "coalesce": coalesce}
         if lefts:
-            joined = one.join(two, left_on=lefts, right_on=rights, how=how, **options)  # type: ignore[arg-type]
+            joined = matching.join(one, two, lefts, left.schema, right_on=rights, how=how, **options)
         elif how in ("semi", "anti"):
             joined = one
         else:
-            joined = one.join(two, how="cross", suffix=suffix)
+            joined = matching.cross(one, two, suffix)
         schema = joined.collect_schema()
     except pl.exceptions.PolarsError as error:
         raise PlanError(f"join: {error}") from error

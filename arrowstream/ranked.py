@@ -134,6 +134,8 @@ def unique(node: Node, subset: Any, keep: str, within: Any, ttl: Any = None) -> 
         if keep not in ("any", "first") or not append:
             raise PlanError("unique: within= keeps the first of a stream that only grows; leave out keep=")
         ticks = duration_ticks(within, node.schema[node.time.column], "unique: within")
+        if ticks <= 0:
+            raise PlanError(f"unique: within={within!r} must be above zero: at the same time nothing would be near")
     if append and keep != "none":
         kind: ChangeKind = Upsert(names) if keep == "last" else Append()
         # Equal rows have the same time where it is among the columns: then no late one can stand before one in time.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from arrowstream import matching
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Upsert
 from arrowstream.names import inner
 
@@ -160,7 +161,8 @@ class KeyedRows(_Log):
         live = touched.filter(pl.col(WEIGHT) > 0).drop(WEIGHT)
         if not self._keys:
             return live
-        rest = base.join(touched, on=self._keys, how="anti", nulls_equal=True, maintain_order="left")
+        options: dict[str, Any] = {"how": "anti", "nulls_equal": True, "maintain_order": "left"}
+        rest = matching.join(base.lazy(), touched.lazy(), self._keys, base.schema, **options).collect()
         return pl.concat([rest, live])
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine
 from arrowstream.names import inner
 from arrowstream.operators.windowshape import WINDOW
@@ -61,16 +62,15 @@ class BinTree:
         counted = Spans(self._grid.numbers(spans.starts), self._grid.numbers(spans.stops))
         columns = [*self._keys, *self._plan.accumulators, WINDOW]
         lowest, *above = cover(counted, _BASE, self._levels)
-        found = [
-            bins.lazy().with_columns(self._number().alias(_RUN)).join(_pieces(*lowest).lazy(), on=_RUN).select(columns)
-        ]
+        numbered = bins.lazy().with_columns(self._number().alias(_RUN))
+        found = [matching.join_numbers(numbered, _pieces(*lowest).lazy(), _RUN).select(columns)]
         runs = pl.concat(
             [
                 _pieces(*each).with_columns(pl.lit(level, pl.Int64).alias(_LEVEL))
                 for level, each in enumerate(above, start=1)
             ]
         )
-        found.append(self.table.frame.lazy().join(runs.lazy(), on=[_LEVEL, _RUN]).select(columns))
+        found.append(matching.join_numbers(self.table.frame.lazy(), runs.lazy(), [_LEVEL, _RUN]).select(columns))
         return pl.concat(found)
 
     def forget(self, end: int) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import JOINING
 from arrowstream.frames import rows_at, rows_where
 from arrowstream.names import inner
@@ -305,6 +306,7 @@ def _among(
     keys = [inner(f"key_{number}") for number in range(len(left_on))]
     if left.out or right.out or not keys:
         keys.append(_SIGN)
-    joined = one.join(two, on=keys, nulls_equal=nulls_equal).select(_ONE, _TWO)
+    types = {key: left.rows.schema[name] for key, name in zip(keys, left_on, strict=False)}
+    joined = matching.join(one, two, keys, types | {_SIGN: pl.Int64()}, nulls_equal=nulls_equal).select(_ONE, _TWO)
     found = joined.collect(engine=JOINING)
     return found[_ONE].to_numpy(), found[_TWO].to_numpy()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import polars as pl
 
-from arrowstream.engine import engine
+from arrowstream import matching
+from arrowstream.engine import JOINING, engine
 from arrowstream.errors import StateError
 from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
@@ -158,7 +159,9 @@ class _Passing:
         frame = self.table.frame
         if not frame.height:
             return frame
-        return frame.join(keys, on=self._keys, how="semi", nulls_equal=True, maintain_order="left")
+        options: dict[str, Any] = {"how": "semi", "nulls_equal": True, "maintain_order": "left"}
+        found = matching.join(frame.lazy(), keys.lazy(), self._keys, keys.schema, **options)
+        return found.collect(engine=JOINING)
 
     def append(self, rows: pl.DataFrame) -> None:
         self.table.append(rows)

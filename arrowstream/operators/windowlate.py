@@ -8,6 +8,7 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine
 from arrowstream.frames import rows_where
 from arrowstream.names import inner
@@ -60,7 +61,7 @@ class WindowJudge:
         """Of these rows those with a window that is closed: their places, and begin and end of the earliest."""
         time = pl.col(self.column)
         rows = rows.with_columns(self.windows.bin_of(time).alias(BIN))
-        found = rows.lazy().join(self.windows.pairs(rows[BIN], BEGINNING, watermark).lazy(), on=BIN)
+        found = matching.join_numbers(rows.lazy(), self.windows.pairs(rows[BIN], BEGINNING, watermark).lazy(), BIN)
         if self.windows.bin is None:
             found = found.filter(self.windows.contains(time))
         dtype = rows.schema[self.column]

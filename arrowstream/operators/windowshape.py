@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.frames import rows_where
 from arrowstream.names import inner
 from arrowstream.operators.changes import Changes, union
@@ -83,7 +84,7 @@ class WindowShape(ABC):
         windows = self._windows
         bins, places = spans.pieces(self._state.bins, touching=windows.touching)
         pieces = pl.DataFrame([windows.times(bins).alias(BIN), pl.Series(WINDOW, places)])
-        return frame.lazy().join(pieces.lazy(), on=BIN, maintain_order="left")
+        return matching.join_numbers(frame.lazy(), pieces.lazy(), BIN, maintain_order="left")
 
     def _forget(self, moment: Moment) -> None:
         drop_passed(self._state, self._windows, moment.late_before(self._mark), moment.forgotten(self._mark))

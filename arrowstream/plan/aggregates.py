@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine, few
 from arrowstream.errors import BatchError, PlanError
 from arrowstream.frames import rows_at
@@ -225,7 +226,11 @@ class Decomposition:
         both = pl.concat([old.with_row_index(_PLACE), new.with_row_index(_PLACE)]).filter(pl.col(ROWS).is_not_null())
         merged = both.group_by(_PLACE, maintain_order=True).agg(self._stacked)
         places = pl.DataFrame({_PLACE: pl.int_range(new.height, dtype=pl.UInt32, eager=True)})
-        return places.join(merged, on=_PLACE, how="left", maintain_order="left").drop(_PLACE)
+        return (
+            matching.join_numbers(places.lazy(), merged.lazy(), _PLACE, how="left", maintain_order="left")
+            .drop(_PLACE)
+            .collect(engine=engine(new.height))
+        )
 
     def final(self, frame: pl.DataFrame, by: Sequence[str] | None = None) -> pl.DataFrame:
         """The output rows of keys and accumulators, in their order; a row of nulls is a group of no rows.

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.errors import PlanError
 from arrowstream.names import inner
 from arrowstream.plan.eventtime import EventTime, duration_ticks, least
@@ -118,7 +119,8 @@ class AsofJoin(Node):
         tolerance: Any = self.tolerance
         if tolerance is not None and self.left.schema[self.left_on].is_temporal():
             tolerance = timedelta(microseconds=tolerance)
-        return left.join_asof(
+        return matching.asof(
+            left,
             right,
             left_on=self.left_on,
             right_on=self.right_on,

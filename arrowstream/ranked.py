@@ -9,6 +9,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
+from arrowstream.names import inner
 from arrowstream.plan.eventtime import duration_ticks
 from arrowstream.plan.expressions import PANIC, Call, columns, expand, parse, plan_error, walk
 from arrowstream.plan.expressions import Node as Tree
@@ -131,6 +132,8 @@ def unique(node: Node, subset: Any, keep: str, within: Any, ttl: Any = None) -> 
         if keep not in ("any", "first") or not append:
             raise PlanError("unique: within= keeps the first of a stream that only grows; leave out keep=")
         ticks = duration_ticks(within, node.schema[node.time.column], "unique: within")
+        if ticks <= 0:
+            raise PlanError(f"unique: within={within!r} must be above zero: at the same time nothing would be near")
     if append and keep != "none":
         kind: ChangeKind = Upsert(names) if keep == "last" else Append()
         # Equal rows have the same time where it is among the columns: then no late one can stand before one in time.
@@ -238,7 +241,7 @@ def _with_keys(node: Node, by: Sequence[tuple[str, pl.Expr]]) -> tuple[Node, tup
         if bare.meta.is_column():
             names.append(bare.meta.output_name())
             continue
-        names.append(f"__by_{number}")
+        names.append(inner(f"by_{number}"))
         made.append(expr.alias(names[-1]))
     return (_rows(node, Step("with_columns", tuple(made))) if made else node), tuple(names)
 

@@ -271,5 +271,9 @@ def test_what_makes_no_sense_is_refused_with_the_cure() -> None:
         rows.unique(keep="some")
     with pytest.raises(ars.ArrowStreamError, match="with_watermark"):
         rows.unique("k", within="1s")
+    with pytest.raises(ars.ArrowStreamError, match="within='0s' must be above zero"):
+        ars.StreamingContext().read.memory({"t": pl.Datetime, "k": pl.Int64}).with_watermark("t", "1s").unique(
+            "k", within="0s"
+        )
     with pytest.raises(ars.ArrowStreamError, match="depend"):
         rows.with_columns(pl.col("x").sum().over("k"), y=pl.col("n").shift())

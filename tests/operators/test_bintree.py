@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arrowstream.operators.bintree import BinTree
 from arrowstream.operators.windowshape import WINDOW
-from arrowstream.plan.aggregates import decompose
+from arrowstream.plan.aggregates import ROWS, decompose
 from arrowstream.plan.grid import Grid
 from arrowstream.plan.groupwise import TOO_LARGE
 from arrowstream.plan.windows import BIN
@@ -68,7 +68,7 @@ def test_a_long_window_is_made_of_few_runs() -> None:
     spans = grid.closing(numbers, 7999, 8000)
     assert len(spans) == 1
     pieces = tree.rows(bins, numbers, spans).collect()
-    assert pieces["__rows"].sum() == 4096
+    assert pieces[ROWS].sum() == 4096
     assert pieces.height < 50
     tree.forget(8000)
     assert ID in tree.table.frame.columns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from books import UNIT, added, info, workers
 from hypothesis import settings
 from hypothesis import strategies as st

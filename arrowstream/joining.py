@@ -11,7 +11,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, Retract
 from arrowstream.errors import ColumnError, PlanError, unknown_column
-from arrowstream.plan.eventtime import duration_ticks, least
+from arrowstream.plan.eventtime import Later, duration_ticks, least
 from arrowstream.plan.expressions import as_expressions, resolve
 from arrowstream.plan.joins import (
     HOWS,
@@ -202,7 +202,9 @@ def join_asof(
         schema = made.collect().schema
     except pl.exceptions.PolarsError as error:
         raise PlanError(f"{where}: {error}") from error
-    time = least([left.time, right.time], names[0]).held_back(0 if strategy == "backward" else ticks or 0)
+    time = least([left.time, right.time], names[0])
+    if strategy != "backward":
+        time = time.held_back(Later(ticks or 0))
     return AsofJoin(schema=schema, kind=Append(), time=time, **parts)
 
 

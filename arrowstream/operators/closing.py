@@ -40,7 +40,8 @@ class ClosingGroups:
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = gathered(inputs[0], ROWS_FRAME)
-        begin, end = moment.start(self._mark), moment.end(self._mark)
+        # Late rows that are allowed still belong to it: nothing that was given is taken back.
+        begin, end = moment.late_before(self._mark), moment.forgotten(self._mark)
         if end == begin or not (len(self._rows) or new.height):
             self._rows.append(new, whole=True)
             return self.nothing()

@@ -72,7 +72,7 @@ class _Builder:
 
     def mark(self, time: EventTime) -> Mark:
         """The event time of a node, for an operator."""
-        return Mark(tuple(self.marks[each] for each in time.marks), time.behind, time.lateness)
+        return Mark.of(time, self.marks)
 
     def time(self, node: Node) -> tuple[Mark, pl.DataType]:
         """The event time of a node's rows, and its type."""

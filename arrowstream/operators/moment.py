@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from arrowstream.plan.eventtime import BEGINNING, FOREVER
+from arrowstream.plan.eventtime import BEGINNING, FOREVER, EventTime, Holding
+from arrowstream.plan.nodes import Watermark
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A compiled event time: the numbers of the watermarks that bound it, the least of which rules."""
+    """A compiled event time: the least of some watermarks, by number, each after what operators have made of it."""
 
-    numbers: tuple[int, ...]
-    behind: int = 0
+    courses: tuple[tuple[int, tuple[Holding, ...]], ...]
     lateness: int = 0
+
+    @classmethod
+    def of(cls, time: EventTime, numbers: Mapping[Watermark, int]) -> Mark:
+        """The event time of a node, whose watermarks have these numbers."""
+        return cls(tuple((numbers[each.mark], each.through) for each in time.courses), time.lateness)
+
+    def least(self, watermarks: Sequence[int], lateness: int = 0) -> int:
+        """What these watermarks say, less so much lateness."""
+        return min(_through(watermarks[number], lateness, through) for number, through in self.courses)
+
+
+def _through(watermark: int, lateness: int, through: Sequence[Holding]) -> int:
+    if watermark in (BEGINNING, FOREVER):
+        return watermark
+    watermark -= lateness
+    for holding in through:
+        watermark = holding(watermark)
+    return watermark
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +79,19 @@ class Moment:
 
     def start(self, mark: Mark) -> int:
         """The watermark when the batch began: what has closed by it is closed."""
-        return _least(self.before, mark, mark.behind)
+        return mark.least(self.before)
 
     def end(self, mark: Mark) -> int:
         """The watermark when the batch ends: what it passes closes now."""
-        return _least(self.after, mark, mark.behind)
+        return mark.least(self.after)
 
     def late_before(self, mark: Mark) -> int:
         """Rows of a time below this came too late: the begin, less the lateness that is allowed."""
-        return _least(self.before, mark, mark.behind + mark.lateness)
+        return mark.least(self.before, mark.lateness)
 
     def forgotten(self, mark: Mark) -> int:
         """What lies below this can no longer change, at the end of the batch: no row for it will be accepted."""
-        return _least(self.after, mark, mark.behind + mark.lateness)
+        return mark.least(self.after, mark.lateness)
 
     def late(
         self,
@@ -131,8 +149,3 @@ class Moment:
             ]
         )
         self.turned_away.append(Late(rows, details, fate, reason, operator, self.source, self.split, temporal))
-
-
-def _least(watermarks: Sequence[int], mark: Mark, behind: int) -> int:
-    least = min(watermarks[number] for number in mark.numbers)
-    return least if least in (BEGINNING, FOREVER) else least - behind

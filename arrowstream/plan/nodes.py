@@ -17,7 +17,7 @@ from arrowstream.connectors.changes import ChangeKind
 from arrowstream.connectors.sink import Sink
 from arrowstream.connectors.source import Source
 from arrowstream.plan.aggregates import Decomposition
-from arrowstream.plan.eventtime import EventTime, show_ticks
+from arrowstream.plan.eventtime import Course, EventTime, show_ticks
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,7 +94,7 @@ class Watermark(Node):
     idle: float | None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "time", EventTime(self.column, (self,), 0, self.lateness))
+        object.__setattr__(self, "time", EventTime(self.column, (Course(self),), self.lateness))
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -9,7 +9,7 @@ from typing import Final
 import polars as pl
 
 from arrowstream.plan.aggregates import Decomposition
-from arrowstream.plan.eventtime import show_ticks
+from arrowstream.plan.eventtime import show_ticks, step_of
 from arrowstream.plan.nodes import Node
 
 FIRST: Final = "__first"
@@ -44,6 +44,16 @@ class SessionAggregate(Node):
     def label(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"Session of gap {show_ticks(self.gap, self.input.schema[self.index])} {self.description}{by}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSessions:
+    """The least end that a session may have which is still open: it lies after the watermark."""
+
+    dtype: pl.DataType
+
+    def __call__(self, watermark: int) -> int:
+        return (watermark + 1) // step_of(self.dtype) * step_of(self.dtype)
 
 
 def sessions(rows: pl.LazyFrame, keys: Sequence[str], gap: int) -> pl.LazyFrame:

@@ -1,0 +1,184 @@
+"""When results come: the very batch in which they can no longer change, and not before."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+import arrowstream as ars
+from arrowstream.check import batch_by_batch, live_rows, run_pieces
+from arrowstream.frame import StreamFrame
+from arrowstream.operators.changes import Changes
+
+# Where windows of every length begin.
+DAY = dt.datetime(1970, 1, 1)
+SCHEMA: Any = {"t": pl.Datetime("us"), "k": pl.Int64}
+
+
+def at(second: float) -> dt.datetime:
+    return DAY + dt.timedelta(seconds=second)
+
+
+def rows(*seconds: int, schema: Any = SCHEMA) -> pl.DataFrame:
+    return pl.DataFrame({"t": [at(s) for s in seconds], "k": [s % 2 for s in seconds]}, schema=schema)
+
+
+def given_after(frame: StreamFrame, batches: Sequence[Sequence[int]], *, partitions: int = 1) -> Iterator[list[float]]:
+    """After each batch of rows of these seconds, the seconds in column `t` of all that the frame has given."""
+    pieces = [{"s": rows(*seconds)} for seconds in batches]
+    shown = [Changes.of(frame.schema.to_frame())]
+    for changes in batch_by_batch(frame._node, pieces, partitions=partitions, end=False):
+        shown += changes
+        live = live_rows(shown, frame._node.kind)
+        yield sorted((t - DAY).total_seconds() for t in live["t"].to_list())
+
+
+def stream(delay: str = "0s", **options: Any) -> StreamFrame:
+    return ars.StreamingContext().read.memory(SCHEMA, name="s").with_watermark("t", delay, **options)
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize(("small", "large"), [("5s", "10s"), ("1s", "1m"), ("1h", "1d"), ("15m", "1h")])
+def test_windows_of_windows_close_with_the_last_in_them(small: str, large: str, partitions: int) -> None:
+    """Hours in days: the day is over at midnight, not an hour later."""
+    inner = stream().group_by_dynamic("t", every=small, group_by="k").len()
+    outer = inner.group_by_dynamic("t", every=large).agg(pl.col("len").sum())
+    length = {"10s": 10, "1m": 60, "1d": 86_400, "1h": 3600}[large]
+    batches = [[1, length - 1], [length - 1], [length], [length + 1], [3 * length]]
+    assert list(given_after(outer, batches, partitions=partitions)) == [[], [], [0], [0], [0, length]]
+
+
+def test_three_levels_close_in_one_batch() -> None:
+    """Seconds in minutes in hours: nothing adds up."""
+    frame = stream("3s").group_by_dynamic("t", every="1s").len("n")
+    for every in ("1m", "1h"):
+        frame = frame.group_by_dynamic("t", every=every).agg(pl.col("n").sum())
+    assert "held back" not in frame.explain()
+    assert list(given_after(frame, [[5, 3599], [3600], [3602], [3603]])) == [[], [], [], [0]]
+
+
+def test_days_in_weeks_and_months_of_a_zone() -> None:
+    """The week with the hour that is left out ends on Monday at midnight in Paris."""
+    zone = "Europe/Paris"
+    schema = {"t": pl.Datetime("us", zone), "k": pl.Int64}
+    source = ars.StreamingContext().read.memory(schema, name="s").with_watermark("t", "0s")
+    for every, last in (("1w", dt.datetime(2026, 3, 29, 23, 59)), ("1mo", dt.datetime(2026, 3, 31, 23, 59))):
+        days = source.group_by_dynamic("t", every="1d").len()
+        outer = days.group_by_dynamic("t", every=every).agg(pl.col("len").sum())
+        times = pl.Series([last - dt.timedelta(days=3), last, last + dt.timedelta(minutes=1)]).dt.replace_time_zone(
+            zone
+        )
+        pieces = [{"s": pl.DataFrame({"t": [time], "k": [1]}, schema=schema)} for time in times]
+        heights = [
+            sum(change.added.collect().height for change in changes)
+            for changes in batch_by_batch(outer._node, pieces, end=False)
+        ]
+        assert heights == [0, 0, 1], every
+
+
+def test_the_best_of_windows_and_windows_of_the_best_come_in_the_same_batch() -> None:
+    """What goes over the windows of one time is there as they close, and so is what is made of it."""
+    inner = stream().group_by_dynamic("t", every="5s", group_by="k").agg(n=pl.len())
+    best = inner.top_k(1, by="n", group_by="t")
+    share = inner.with_columns(pl.col("n") / pl.col("n").sum().over("t"))
+    once = inner.unique(["t"])
+    for frame in (best, share, once):
+        outer = frame.group_by_dynamic("t", every="10s").agg(pl.len())
+        assert list(given_after(outer, [[1, 2, 9], [10], [20]])) == [[], [0], [0, 10]]
+
+
+def test_windows_of_two_streams_that_are_joined_close_together() -> None:
+    """Orders and payments by minute, joined by minute, by hour."""
+    ctx = ars.StreamingContext()
+    sides = [ctx.read.memory(SCHEMA, name=name).with_watermark("t", "0s") for name in ("s", "o")]
+    one, two = (
+        side.group_by_dynamic("t", every="5s", group_by="k").len(name) for side, name in zip(sides, "ab", strict=True)
+    )
+    outer = one.join(two, on=["k", "t"]).group_by_dynamic("t", every="10s").agg(pl.col("a").sum())
+    pieces = [{"s": rows(1), "o": rows(1)}, {"s": rows(10), "o": rows(9)}, {"s": rows(), "o": rows(10)}]
+    heights = [
+        sum(change.added.collect().height for change in changes)
+        for changes in batch_by_batch(outer._node, pieces, end=False)
+    ]
+    assert heights == [0, 0, 1]
+
+
+lengths = st.integers(1, 12)
+
+
+@given(
+    inner=st.tuples(lengths, lengths),
+    outer=st.tuples(lengths, lengths),
+    offsets=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    closed=st.tuples(*[st.sampled_from(["left", "right", "both", "none"])] * 2),
+    right=st.booleans(),
+    seconds=st.lists(st.integers(0, 60), min_size=1, max_size=8),
+)
+@settings(max_examples=150)
+def test_a_window_of_windows_waits_for_those_in_it_and_for_nothing_else(
+    inner: Any, outer: Any, offsets: Any, closed: Any, right: bool, seconds: list[int]
+) -> None:
+    """Whatever the lengths: it is out as soon as every inner window that it could hold is closed."""
+    small = stream().group_by_dynamic(
+        "t", every=f"{inner[0]}s", period=f"{inner[1]}s", offset=f"{offsets[0]}s", closed=closed[0],
+        label="right" if right else "left",
+    ).len("n")  # fmt: skip
+    large = small.group_by_dynamic(
+        "t", every=f"{outer[0]}s", period=f"{outer[1]}s", offset=f"{offsets[1]}s", closed=closed[1]
+    ).agg(pl.col("n").sum())
+
+    def windows(of: Any, offset: int) -> list[tuple[int, int]]:
+        starts = range(offset - 40 * of[0], offset + 100 * of[0], of[0])
+        return [(start, start + of[1]) for start in starts if -30 < start < 100]
+
+    def holds(window: tuple[int, int], time: int, ends: str) -> bool:
+        low = time > window[0] or (time == window[0] and ends in ("left", "both"))
+        high = time < window[1] or (time == window[1] and ends in ("right", "both"))
+        return low and high
+
+    def passed(window: tuple[int, int], watermark: int, ends: str) -> bool:
+        return watermark > window[1] or (watermark == window[1] and ends not in ("right", "both"))
+
+    batches = [[second] for second in itertools.accumulate(seconds, max)]
+    known: list[int] = []
+    for (second,), given_ in zip(batches, given_after(large, batches), strict=True):
+        known.append(second)
+        full = [one for one in windows(inner, offsets[0]) if any(holds(one, t, closed[0]) for t in known)]
+        wanted = []
+        for one in windows(outer, offsets[1]):
+            inside = [each for each in windows(inner, offsets[0]) if holds(one, each[right], closed[1])]
+            if any(each in full for each in inside) and all(passed(each, second, closed[0]) for each in inside):
+                wanted.append(one[0])
+        assert given_ == sorted(wanted)
+
+
+@given(
+    seconds=st.lists(st.integers(0, 50), max_size=12),
+    lateness=st.sampled_from([None, "5s"]),
+    cut=st.integers(1, 4),
+)
+@settings(max_examples=30)
+def test_what_goes_over_a_time_waits_for_the_late_rows_that_are_allowed(
+    seconds: list[int], lateness: str | None, cut: int
+) -> None:
+    """A late reading still counts in the total that all readings of its second share."""
+    source = ars.StreamingContext().read.memory({**SCHEMA, "v": pl.Int64}, name="s")
+    frame = source.with_watermark("t", "0s", allowed_lateness=lateness).with_columns(n=pl.len().over("t"))
+    data = rows(*(second // 4 for second in seconds)).with_columns(v=pl.int_range(len(seconds), dtype=pl.Int64))
+    pieces = [{"s": data[start : start + cut]} for start in range(0, max(data.height, 1), cut)]
+    letters: list[pa.Table] = []
+    found = run_pieces(frame._node, pieces, letters=letters)
+    late = [json.loads(raw)["v"] for table in letters for raw in table["raw"].to_pylist()]
+    kept = data.filter(~pl.col("v").is_in(late))
+    wanted = kept.with_columns(n=pl.len().over("t")).cast(dict(frame.schema))
+    assert_frame_equal(found, wanted, check_row_order=False)

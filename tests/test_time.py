@@ -182,3 +182,101 @@ def test_what_goes_over_a_time_waits_for_the_late_rows_that_are_allowed(
     kept = data.filter(~pl.col("v").is_in(late))
     wanted = kept.with_columns(n=pl.len().over("t")).cast(dict(frame.schema))
     assert_frame_equal(found, wanted, check_row_order=False)
+
+
+@given(
+    seconds=st.lists(st.integers(0, 40), max_size=14),
+    cut=st.integers(1, 4),
+    shape=st.sampled_from([(5, 5), (2, 6), (3, 10), (4, 6), (10, 4), (1, 20), (1, 40)]),
+    closed=st.sampled_from(["left", "right", "both", "none"]),
+    delay=st.integers(0, 4),
+    lateness=st.sampled_from([0, 6]),
+    emit=st.sampled_from(["final", "update"]),
+    agg=st.sampled_from([pl.col("v").sum(), pl.col("v").implode().list.sum()]),
+    partitions=st.sampled_from([1, 2]),
+)
+@settings(max_examples=150)
+def test_a_row_counts_in_each_window_that_is_open_when_it_comes(
+    seconds: list[int],
+    cut: int,
+    shape: tuple[int, int],
+    closed: Any,
+    delay: int,
+    lateness: int,
+    emit: str,
+    agg: pl.Expr,
+    partitions: int,
+) -> None:
+    """A reading that comes late for the last ten minutes still counts in those that end in five."""
+    every, period = shape
+    source = ars.StreamingContext().read.memory({"t": pl.Datetime("us"), "v": pl.Int64}, name="s")
+    timed = source.with_watermark("t", f"{delay}s", allowed_lateness=f"{lateness}s")
+    frame = timed.group_by_dynamic("t", every=f"{every}s", period=f"{period}s", closed=closed, emit=emit).agg(agg)
+    data = pl.DataFrame(
+        {"t": [at(s) for s in seconds], "v": [1 << n for n in range(len(seconds))]}, schema=source.schema
+    )
+    pieces = [{"s": data[start : start + cut]} for start in range(0, max(data.height, 1), cut)]
+    letters: list[pa.Table] = []
+    found = run_pieces(frame._node, pieces, letters=letters, partitions=partitions)
+
+    wanted: dict[float, int] = {}
+    fates: dict[int, tuple[str, float, float]] = {}
+    watermark = -1000
+    for start in range(0, len(seconds), cut):
+        for number, second in list(enumerate(seconds))[start : start + cut]:
+            begins = range((second // every - period // every - 2) * every, second + every + 1, every)
+            mine = [
+                begin
+                for begin in begins
+                if (begin < second < begin + period)
+                or (second == begin and closed in ("left", "both"))
+                or (second == begin + period and closed in ("right", "both"))
+            ]
+            gone = [
+                begin
+                for begin in mine
+                if (watermark > begin + period if closed in ("right", "both") else watermark >= begin + period)
+            ]
+            for begin in mine:
+                if begin not in gone:
+                    wanted[begin] = wanted.get(begin, 0) + (1 << number)
+            if gone:
+                fates[1 << number] = ("late" if gone == mine else "partly late", gone[0], gone[-1] + period)
+        watermark = max([watermark, *(second - delay - lateness for second in seconds[start : start + cut])])
+    assert sorted(((t - DAY).total_seconds(), v) for t, v in found.rows()) == sorted(wanted.items())
+    told = {}
+    for letter in (one for table in letters for one in table.to_pylist()):
+        edges = [(letter[name].replace(tzinfo=None) - DAY).total_seconds() for name in ("window_start", "window_end")]
+        told[json.loads(letter["raw"])["v"]] = (letter["reason"].split(":")[0], *edges)
+    assert told == fates
+
+
+def test_a_row_that_is_late_for_some_windows_is_told_and_counted_apart() -> None:
+    """The books: rows in are the rows that count and the dead letters; what came partly late stands beside."""
+    ctx = ars.StreamingContext(batch_interval="10ms")
+    source = ctx.read.memory(SCHEMA, name="s")
+    frame = source.with_watermark("t", "0s").group_by_dynamic("t", every="5s", period="10s").agg(pl.len())
+    frame.write.memory("counts")
+    with ctx:
+        ctx.start()
+        for second in (1, 10, 7, 4):
+            source.source.send(rows(second))
+            ctx.process_all_available()
+        reports = [(report.rows_in, report.dead_letters, dict(report.fates)) for report in ctx.progress]
+        assert reports == [(1, 0, {}), (1, 0, {}), (1, 0, {"partly late": 1}), (1, 1, {"late": 1})]
+        assert ctx.progress.dead_letters == 1
+        first, second_ = ctx.dead_letters.pl().to_dicts()
+        assert first["reason"].startswith("partly late: some of its windows had closed; it counts in the others")
+        assert (first["window_start"].replace(tzinfo=None), first["window_end"].replace(tzinfo=None)) == (at(0), at(10))
+        assert (second_["window_start"].replace(tzinfo=None), second_["window_end"].replace(tzinfo=None)) == (
+            at(-5),
+            at(10),
+        )
+        source.source.end()
+        ctx.await_termination(timeout=30)
+        assert ctx.sql("SELECT t, len FROM counts ORDER BY t").fetchall() == [
+            (at(-5), 1),
+            (at(0), 1),
+            (at(5), 2),
+            (at(10), 1),
+        ]

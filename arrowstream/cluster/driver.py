@@ -33,6 +33,7 @@ from arrowstream.errors import (
 )
 from arrowstream.ids import SourceId, WorkerId
 from arrowstream.operators.compile import compile_unit
+from arrowstream.operators.moment import PARTLY_LATE
 from arrowstream.plan.explain import unbounded
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.tables import Table
@@ -458,7 +459,7 @@ class UnitDriver:
             batch=batch.id,
             time=batch.time,
             rows_in=batch.rows,
-            dead_letters=fates.total(),
+            dead_letters=fates.total() - fates[PARTLY_LATE],
             fates=dict(fates),
             watermark=self._times.least(),
             rows_out=rows_out,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import polars as pl
 
 from arrowstream.plan.eventtime import BEGINNING, FOREVER, EventTime, Holding
 from arrowstream.plan.nodes import Watermark
+
+PARTLY_LATE: Final = "partly late"
+"""The fate of rows that came too late for some of their windows, and count in the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ def _through(watermark: int, lateness: int, through: Sequence[Holding]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """Rows that an operator has turned away: `rows` as they came to it, and for each its `details`.
+    """Rows that an operator has turned away, from some windows at least: `rows` as they came to it, and for each its
+    `details`.
 
     `details` has Int64 ticks: `time`, `watermark`, and `window_start` and `window_end`, null where there are none.
     `source` and `split` are empty where the rows may come from several; `temporal` is False for integer times.
@@ -103,16 +108,20 @@ class Moment:
         window_start: pl.Series | None = None,
         window_end: pl.Series | None = None,
         temporal: bool = True,
+        partly: bool = False,
     ) -> None:
-        """Leave late rows to the dead letters; `time` and the windows in ticks, a value a row."""
+        """Leave late rows to the dead letters; `time` and the windows in ticks, a value a row. Those that are `partly`
+        late are no less part of the result: they count where they were in time."""
         if rows.is_empty():
             return
-        what = "its window had closed" if window_end is not None else "it was behind the watermark"
+        fate, what = "late", "its window had closed" if window_end is not None else "it was behind the watermark"
+        if partly:
+            fate, what = PARTLY_LATE, "some of its windows had closed; it counts in the others"
         self.turn_away(
             rows,
             operator,
-            "late",
-            f"late: {what}",
+            fate,
+            f"{fate}: {what}",
             time=time,
             watermark=watermark,
             window_start=window_start,

@@ -48,7 +48,7 @@ class WindowShape(ABC):
         parts = inputs[0]
         new = gathered(parts, MAIN)
         given, high = FOREVER if self._update else moment.start(self._mark), moment.end(self._mark)
-        corrected = self._given(new, given) if self._corrects and new.height else None
+        corrected = self._given(new, moment.late_before(self._mark), given) if self._corrects and new.height else None
         before = None if corrected is None else self._results(corrected, new)
         self._take(parts, moment)
         closing = self._windows.closing(self._state.bins, given, high)
@@ -72,9 +72,9 @@ class WindowShape(ABC):
     def _results(self, spans: Spans, like: pl.DataFrame | None = None) -> pl.DataFrame:
         """The output rows of these windows; with `like` at least those of its keys."""
 
-    def _given(self, new: pl.DataFrame, low: int) -> Spans | None:
-        """The windows that may have been given out, and of which these bins are a part."""
-        found = self._windows.closing(physical(new[BIN].unique().sort()), BEGINNING, low)
+    def _given(self, new: pl.DataFrame, closed: int, given: int) -> Spans | None:
+        """The windows that may have been given out, have not closed for good, and of which these bins are a part."""
+        found = self._windows.closing(physical(new[BIN].unique().sort()), closed, given)
         return found if len(found) else None
 
     def _chosen(self, frame: pl.DataFrame, spans: Spans) -> pl.LazyFrame:

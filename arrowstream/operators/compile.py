@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatch
 from typing import Final
@@ -17,7 +17,7 @@ from arrowstream.operators.boundedjoin import BoundedJoin
 from arrowstream.operators.closing import ClosingGroups
 from arrowstream.operators.distinct import DistinctFirst, DistinctLast, DistinctPartial, DistinctWithin
 from arrowstream.operators.exchange import RowsPartial
-from arrowstream.operators.expiry import Expiring, Forgetful, TouchedPartial
+from arrowstream.operators.expiry import Expiring, Forgetful, Passing, TouchedPartial
 from arrowstream.operators.join import UnboundedJoin
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark
@@ -106,6 +106,12 @@ class _Builder:
         keys = pl.Schema({name: schema[name] for name in state_keys(node)})
         return partial(_expiring, make, keys, self.time(node.input)[0], node.ttl)
 
+    def passing(self, node: Distinct, make: Callable[[], Forgetful]) -> Callable[[], StatefulOperator]:
+        """The operator that lets keys go as time passes them."""
+        mark, dtype = self.time(node.input)
+        assert node.input.time is not None
+        return partial(_passing, make, state_keys(node), node.input.time.column, dtype, mark)
+
     def merge(self, make: Callable[[], StatefulOperator], partials: tuple[int, ...], node: Node) -> int:
         """The stateful step after these partial ones."""
         stage = 1 + max(self.steps[number].stage for number in partials)
@@ -121,6 +127,12 @@ class _Builder:
 
 def _expiring(make: Callable[[], Forgetful], keys: pl.Schema, mark: Mark, ttl: int) -> StatefulOperator:
     return Expiring(make(), keys, mark, ttl)
+
+
+def _passing(
+    make: Callable[[], Forgetful], keys: Sequence[str], time: str, dtype: pl.DataType, mark: Mark
+) -> StatefulOperator:
+    return Passing(make(), keys, time, dtype, mark)
 
 
 def compile_unit(unit: Unit) -> Program:
@@ -248,7 +260,8 @@ def _(node: Numbered, to: _Builder) -> int:
 @_compile.register
 def _(node: Recompute, to: _Builder) -> int:
     weighted = not isinstance(node.input.kind, Append)
-    judge = to.judge(node.input, node) if node.final else None
+    # A group whose time has passed is not there any more: a row that came late would begin it anew.
+    judge = to.judge(node.input, node) if node.timed and not weighted else None
     plain = RowsPartial(node.columns, weighted, judge)
     rows = BestRows(node.whole, plain) if node.final and isinstance(node.whole, Best) else to.touching(node, plain)
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
@@ -271,17 +284,16 @@ def _(node: TopK, to: _Builder) -> int:
 
 @_compile.register
 def _(node: Distinct, to: _Builder) -> int:
-    judge = None if node.within is None else to.judge(node.input, node)
+    judge = to.judge(node.input, node) if node.timed or node.within is not None else None
     before = to.add(Partial(to.touching(node, DistinctPartial(node, judge)), node.subset), *_inputs(node, to))
     to.ordered = True
     if node.within is not None:
         mark, _ = to.time(node.input)
         return to.merge(partial(DistinctWithin, node, mark), (before,), node)
+    make: Callable[[], Forgetful] = partial(DistinctFirst, node)
     if node.keep == "last":
-        return to.merge(
-            to.expiring(node, partial(DistinctLast, node, needs_removed(to.readers, node))), (before,), node
-        )
-    return to.merge(to.expiring(node, partial(DistinctFirst, node)), (before,), node)
+        make = partial(DistinctLast, node, needs_removed(to.readers, node))
+    return to.merge(to.passing(node, make) if node.timed else to.expiring(node, make), (before,), node)
 
 
 @_compile.register

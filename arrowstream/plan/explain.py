@@ -118,7 +118,7 @@ def _kept(node: Node) -> str | None:
             return "the rows of each group"
         case Recompute() if not node.timed:
             return "all rows"
-        case Distinct() if node.within is None:
+        case Distinct() if node.within is None and not node.timed:
             return "every key" if node.keep != "last" else "the last row of every key"
     return None
 

@@ -280,3 +280,48 @@ def test_a_row_that_is_late_for_some_windows_is_told_and_counted_apart() -> None
             (at(5), 2),
             (at(10), 1),
         ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_source_that_has_ended_closes_everything_although_the_run_is_stopped(workers: int) -> None:
+    """A script sends its rows, ends the source and leaves the `with` block."""
+    for _ in range(1 if workers else 10):
+        ctx = ars.StreamingContext(batch_interval="20ms", workers=workers)
+        source = ctx.read.memory(SCHEMA, name="s")
+        source.with_watermark("t", "1s").group_by_dynamic("t", every="10s").agg(pl.len()).write.memory("counts")
+        with ctx:
+            ctx.start()
+            source.source.send(rows(1, 12))
+            source.source.end()
+            ctx.stop()
+            assert ctx.sql("SELECT t, len FROM counts ORDER BY t").fetchall() == [(at(0), 1), (at(10), 1)]
+
+
+def test_a_source_that_goes_on_leaves_its_windows_open_when_the_run_is_stopped() -> None:
+    """A stop is not the end of time: what would have come belongs to these windows, too."""
+    ctx = ars.StreamingContext(batch_interval="20ms")
+    one, two = (ctx.read.memory(SCHEMA, name=name) for name in ("one", "two"))
+    for name, frame in (("alone", one), ("together", ars.concat([one, two]))):
+        frame.with_watermark("t", "1s").group_by_dynamic("t", every="10s").agg(pl.len()).write.memory(name)
+    with ctx:
+        ctx.start()
+        one.source.send(rows(1, 12))
+        two.source.send(rows(2, 13, 31))
+        one.source.end()  # the end of one is no end of the other
+        ctx.stop()
+        assert ctx.sql("SELECT t, len FROM alone ORDER BY t").fetchall() == [(at(0), 1), (at(10), 1)]
+        assert ctx.sql("SELECT t, len FROM together ORDER BY t").fetchall() == [(at(0), 2), (at(10), 2)]
+
+
+def test_who_waits_for_all_that_there_is_waits_for_the_end() -> None:
+    """A test sends, ends, waits, and looks: the last windows are there."""
+    for _ in range(10):
+        ctx = ars.StreamingContext(batch_interval="10s")
+        source = ctx.read.memory(SCHEMA, name="s")
+        source.with_watermark("t", "1s").group_by_dynamic("t", every="10s").agg(pl.len()).write.memory("counts")
+        with ctx:
+            ctx.start()
+            source.source.send(rows(1, 12))
+            source.source.end()
+            ctx.process_all_available(timeout=30)
+            assert ctx.sql("SELECT t, len FROM counts ORDER BY t").fetchall() == [(at(0), 1), (at(10), 1)]

@@ -313,8 +313,9 @@ class UnitDriver:
             case ReceiverEnded():
                 self._is_open(event.source, event.split)
                 self._supervisor.ended(event.source, event.split, event.worker)
-                if self._stopping is None:  # else the user has ended it, and there would have been more
+                if event.exhausted:  # else the user has ended it, and there would have been more
                     self._scheduler.split_ended(event.source, event.split)
+                if self._stopping is None:
                     self._next_turn()
             case ReceiversSealed():
                 self._flushes.sealed(event.token, event.worker)

@@ -42,8 +42,10 @@ class BoundedJoin:
         self._right = _side(pairing.right, pairing.right_on, bounds[1])
         how = pairing.how
         self._lonely = [how in ("left", "full", "anti", "semi"), how in ("right", "full")]
+        # A side without bounds is never asked: its rows stay.
         self._alive_rows = [
-            pl.all_horizontal(bound.alive for bound in each).fill_null(False).alias("alive") for each in bounds
+            pl.all_horizontal(pl.lit(True), *(bound.alive for bound in each)).fill_null(False).alias("alive")
+            for each in bounds
         ]
         self._matched = [RowTable(pl.Schema({"row": pl.Int64()})) for _ in bounds]
 

@@ -211,7 +211,7 @@ def bounds_of(
 def final(how: str, left_bounds: Sequence[Bound], right_bounds: Sequence[Bound]) -> bool:
     """Whether, with these bounds, whatever comes out is final: rows that are shown for having no match must expire."""
     match how:
-        case "inner":
+        case "inner" | "semi":
             return bool(left_bounds or right_bounds)
         case "right":
             return bool(right_bounds)

@@ -113,6 +113,39 @@ def test_windows_of_two_streams_that_are_joined_close_together() -> None:
     assert heights == [0, 0, 1]
 
 
+@given(
+    left=st.lists(st.integers(0, 40), max_size=10),
+    right=st.lists(st.integers(0, 40), max_size=10),
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=4),
+    low=st.integers(-8, 8),
+    span=st.integers(0, 8),
+    how=st.sampled_from(["inner", "left", "anti", "semi"]),
+    delay=st.sampled_from(["0s", "5s", "60s"]),
+)
+@settings(max_examples=100)
+def test_windows_over_a_join_wait_for_the_last_pair_and_none_is_late(
+    left: list[int], right: list[int], cuts: Any, low: int, span: int, how: Any, delay: str
+) -> None:
+    """Payments that come hours after or before their order, counted by the hour of the order."""
+    ctx = ars.StreamingContext()
+    schema = {"t": pl.Datetime("us"), "k": pl.Int64, "n": pl.Int64}
+    one, two = (ctx.read.memory(schema, name=name).with_watermark("t", delay) for name in ("left", "right"))
+    joined = one.join(two, on="k", how=how, within=(f"{low}s", f"{low + span}s"))
+    windows = joined.group_by_dynamic("t", every="10s").agg(pl.len(), pl.col("n").sum())
+    sides = [rows(*side).with_columns(n=pl.int_range(len(side), dtype=pl.Int64)) for side in (left, right)]
+    pieces, at_ = [], (0, 0)
+    for shares in [*sorted(cuts), (1.0, 1.0)]:
+        to = tuple(max(a, int(share * side.height)) for a, share, side in zip(at_, shares, sides, strict=True))
+        pieces.append({name: side[a:b] for name, side, a, b in zip(("left", "right"), sides, at_, to, strict=True)})
+        at_ = to
+    letters: list[pa.Table] = []
+    found = run_pieces(windows._node, pieces, letters=letters)
+    assert not any("Window" in name for table in letters for name in table["operator"].to_pylist())
+    pairs = run_pieces(joined._node, pieces)
+    wanted = pairs.group_by(pl.col("t").dt.truncate("10s")).agg(pl.len().cast(pl.Int64), pl.col("n").sum())
+    assert_frame_equal(found, wanted, check_row_order=False)
+
+
 lengths = st.integers(1, 12)
 
 

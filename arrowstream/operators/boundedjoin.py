@@ -41,10 +41,10 @@ class BoundedJoin:
         self._left = _side(pairing.left, pairing.left_on, bounds[0])
         self._right = _side(pairing.right, pairing.right_on, bounds[1])
         how = pairing.how
-        self._lonely = [how in ("left", "full", "anti", "semi"), how in ("right", "full")]
-        # A side without bounds is never asked: its rows stay.
+        self._lonely = [how in ("left", "full", "anti"), how in ("right", "full")]
+        # There is none for a side without bounds, whose rows stay.
         self._alive_rows = [
-            pl.all_horizontal(pl.lit(True), *(bound.alive for bound in each)).fill_null(False).alias("alive")
+            pl.all_horizontal(bound.alive for bound in each).fill_null(False).alias("alive") if each else pl.lit(True)
             for each in bounds
         ]
         self._matched = [RowTable(pl.Schema({"row": pl.Int64()})) for _ in bounds]
@@ -62,7 +62,9 @@ class BoundedJoin:
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         left, right = (gathered(parts, ROWS_FRAME) for parts in inputs)
-        return self._with_lonely(left, right, moment) if any(self._lonely) else self._pairs_alone(left, right, moment)
+        if any(self._lonely) or self._pairing.how == "semi":
+            return self._row_by_row(left, right, moment)
+        return self._pairs_alone(left, right, moment)
 
     def _pairs_alone(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
         """Pairs of what comes with what is kept, and with what comes. Rows that have expired by now are never kept."""
@@ -89,8 +91,8 @@ class BoundedJoin:
             return self.nothing()
         return Changes.of((found[0] if len(found) == 1 else pl.concat(found)).collect(engine=JOINING))
 
-    def _with_lonely(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
-        """Pairs, and rows that expire without one."""
+    def _row_by_row(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
+        """Pairs, and rows that expire without one; or of the left each row that has one, which then is not kept."""
         pairing, joins, out = self._pairing, [], []
         if left.height and (old := self._right.that_match(left, pairing.left_on)).height:
             new = self._left.append(left)
@@ -102,16 +104,18 @@ class BoundedJoin:
             if old.height:
                 joins.append(pairing.pairs(old.lazy().rename({ID: LEFT}), new.lazy().rename({ID: RIGHT})))
         pairs = pl.concat(joins).collect(engine=JOINING) if joins else None
-        if pairs is not None:
+        if pairs is not None and pairing.how == "semi":
+            hit = pairs[LEFT].unique()
+            out.append(self._left.gather(hit).lazy().select(*pairing.left))
+            self._left.drop(hit)
+        elif pairs is not None:
             for lonely, column, matched in zip(self._lonely, (LEFT, RIGHT), self._matched, strict=True):
                 if not lonely:
                     continue
                 hit = pairs[column].unique()
                 fresh = hit.filter(~hit.is_in(matched.frame["row"].implode()))
-                if pairing.how == "semi":
-                    out.append(self._left.gather(fresh).lazy().select(*pairing.left))
                 matched.append(fresh.alias("row").to_frame())
-            if pairing.how not in ("semi", "anti"):
+            if pairing.how != "anti":
                 out.append(pairing.shown(pairs.lazy()))
         for number, gone in enumerate(self._expire(moment)):
             if not self._lonely[number] or gone is None or not gone.height:
@@ -119,8 +123,7 @@ class BoundedJoin:
             matched = self._matched[number]
             alone = gone.filter(~pl.col(ID).is_in(matched.frame["row"].implode())).lazy()
             matched.keep(~pl.col("row").is_in(gone[ID].implode()))
-            if pairing.how != "semi":
-                out.append(pairing.lonely_left(alone) if number == 0 else pairing.lonely_right(alone))
+            out.append(pairing.lonely_left(alone) if number == 0 else pairing.lonely_right(alone))
         if not out:
             return self.nothing()
         return Changes.of(pl.concat(out).collect(engine=JOINING))
@@ -169,6 +172,9 @@ class _Side(Protocol):
     def gather(self, ids: pl.Series) -> pl.DataFrame:
         """The rows with these numbers."""
 
+    def drop(self, ids: pl.Series) -> None:
+        """Keep these rows no longer."""
+
 
 def _side(schema: pl.Schema, on: Sequence[str], bounds: Sequence[Bound]) -> _Side:
     return _Passing(schema) if bounds else _Staying(schema, on)
@@ -189,6 +195,9 @@ class _Passing:
 
     def gather(self, ids: pl.Series) -> pl.DataFrame:
         return self.table.frame.filter(pl.col(ID).is_in(ids.implode()))
+
+    def drop(self, ids: pl.Series) -> None:
+        self.table.keep(~pl.col(ID).is_in(ids.implode()))
 
 
 class _Staying:
@@ -214,3 +223,6 @@ class _Staying:
     def gather(self, ids: pl.Series) -> pl.DataFrame:
         numbers = ids.to_numpy()
         return self.table.gather(numbers, self._names).insert_column(0, pl.Series(ID, numbers))
+
+    def drop(self, ids: pl.Series) -> None:
+        self.table.delete(ids.to_numpy())

@@ -209,7 +209,10 @@ def bounds_of(
 
 
 def final(how: str, left_bounds: Sequence[Bound], right_bounds: Sequence[Bound]) -> bool:
-    """Whether, with these bounds, whatever comes out is final: rows that are shown for having no match must expire."""
+    """Whether, with these bounds, whatever comes out is final: rows that are shown for having no match must expire.
+
+    A side without bounds keeps its rows for ever, and each may find a match at any time.
+    """
     match how:
         case "inner" | "semi":
             return bool(left_bounds or right_bounds)

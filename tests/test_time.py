@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,8 +18,13 @@ from polars.testing import assert_frame_equal
 
 import arrowstream as ars
 from arrowstream.check import batch_by_batch, live_rows, run_pieces
+from arrowstream.errors import PlanError
 from arrowstream.frame import StreamFrame
 from arrowstream.operators.changes import Changes
+from arrowstream.plan.eventtime import BEGINNING
+from arrowstream.schedule.batch import Batch
+from arrowstream.schedule.logs import MemoryLog
+from arrowstream.testing.clock import ManualClock
 
 # Where windows of every length begin.
 DAY = dt.datetime(1970, 1, 1)
@@ -358,3 +364,147 @@ def test_who_waits_for_all_that_there_is_waits_for_the_end() -> None:
             source.source.end()
             ctx.process_all_available(timeout=30)
             assert ctx.sql("SELECT t, len FROM counts ORDER BY t").fetchall() == [(at(0), 1), (at(10), 1)]
+
+
+SENT: Any = {"t": pl.Datetime("us"), "k": pl.Int64}
+IN_SILENCE: dict[str, tuple[Any, list[tuple[Any, ...]], int]] = {
+    # What is made of seconds 1, 3, 3 and 6; what comes out in the end; and seconds of silence until it has.
+    "window": (lambda at_: at_.group_by_dynamic("t", every="10s").len("n").select("n"), [(4,)], 4),
+    "hops": (
+        lambda at_: at_.group_by_dynamic("t", every="5s", period="10s").len("n").select("n"),
+        [(3,), (4,), (1,)],
+        9,
+    ),
+    "rows of a window": (
+        lambda at_: at_.group_by_dynamic("t", every="10s").agg(n=pl.col("k").median()).select("n"),
+        [(1.0,)],
+        4,
+    ),
+    "windows of windows": (
+        lambda at_: (
+            at_.group_by_dynamic("t", every="5s").len("n").group_by_dynamic("t", every="20s").agg(pl.col("n").sum())
+        ).select("n"),
+        [(4,)],
+        14,
+    ),
+    "session": (lambda at_: at_.group_by_session("t", gap="10s").agg(n=pl.len()).select("n"), [(4,)], 10),
+    "rolling": (
+        lambda at_: at_.rolling("t", period="3s").agg(n=pl.len()).select(pl.col("n").cast(pl.Int64)),
+        [(1,), (3,), (3,), (1,)],
+        1,
+    ),
+    "best of a time": (lambda at_: at_.top_k(1, by="k", group_by="t").select(n="k"), [(1,), (1,), (0,)], 1),
+    "over a time": (
+        lambda at_: at_.with_columns(n=pl.len().over("t").cast(pl.Int64)).select("n"),
+        [(1,), (2,), (2,), (1,)],
+        1,
+    ),
+    "lonely rows": (
+        lambda at_: at_.join(at_.filter(pl.col("k") == 0), on="k", how="anti", within="5s").select(n="k"),
+        [(1,), (1,), (1,)],
+        3,
+    ),
+    "lonely rows that say how long": (
+        lambda at_: at_.join_where(
+            at_.filter(pl.col("k") == 0),
+            pl.col("k") == pl.col("k_right"),
+            pl.col("t_right") <= pl.col("t") + pl.duration(seconds=pl.col("k") * 4),
+            how="anti",
+        ).select(n="k"),
+        [(1,), (1,), (1,)],
+        2,
+    ),
+    "as of": (
+        lambda at_: at_.join_asof(at_.select("t", n="k"), on="t", strategy="forward", tolerance="2s").select("n"),
+        [(1,), (1,), (1,), (0,)],
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", IN_SILENCE)
+@pytest.mark.parametrize("then", ["advance", "hold"])
+def test_what_is_open_closes_in_silence_where_time_goes_on(what: str, then: str) -> None:
+    """The shop closes; the last visit of the day is to be in the report before the next morning."""
+    build, wanted, seconds = IN_SILENCE[what]
+    clock = ManualClock(1000.0)
+    with ars.StreamingContext(batch_interval="1s", clock=clock) as ctx:
+        source = ctx.read.memory(SENT, name="s")
+        build(source.with_watermark("t", "0s", idle="30s", then=then)).write.memory("out")
+        ctx.start()
+        source.source.send(rows(1, 3, 3, 6))
+        ctx.process_all_available(timeout=30)
+        clock.advance("30s")
+        ctx.process_all_available(timeout=30)
+        before = ctx.progress.batches
+        for _ in range(seconds):
+            assert sorted(ctx.sql("FROM out").fetchall()) != sorted(wanted) or then == "hold"
+            clock.advance("1s")
+            ctx.process_all_available(timeout=30)
+        if then == "hold":
+            assert sorted(ctx.sql("FROM out").fetchall()) != sorted(wanted) or seconds == 0
+            assert ctx.progress.batches == before
+            return
+        assert sorted(ctx.sql("FROM out").fetchall()) == sorted(wanted)
+        quiet = ctx.progress.batches
+        assert quiet - before <= 4  # no batch but for what closes
+        clock.advance("1h")
+        ctx.process_all_available(timeout=30)
+        assert ctx.progress.batches == quiet
+
+
+def test_rows_after_the_silence_are_late_where_time_has_gone_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender stood still for a minute, and now sends what it had; what the clock decided stands in the batches."""
+    logged: list[Batch] = []
+    monkeypatch.setattr(MemoryLog, "allotted", lambda self, batch: logged.append(batch))
+    clock = ManualClock(1000.0)
+    with ars.StreamingContext(batch_interval="1s", clock=clock) as ctx:
+        source = ctx.read.memory(SENT, name="s")
+        timed = source.with_watermark("t", "2s", idle="30s", then="advance", max_ahead="10000d")
+        timed.group_by_dynamic("t", every="10s").len("n").write.memory("out")
+        ctx.start()
+        source.source.send(rows(1, 6))
+        ctx.process_all_available(timeout=30)
+        clock.advance("37s")  # the watermark was at 4 s, and is at 11 s
+        ctx.process_all_available(timeout=30)
+        assert ctx.sql("FROM out").fetchall() == [(at(0), 2)]
+        assert [batch.standing.clock for batch in logged] == [[BEGINNING], [11_000_000]]
+        assert not logged[1].blocks
+        source.source.send(rows(7, 12, 13))
+        ctx.process_all_available(timeout=30)
+        assert ctx.progress.last is not None
+        assert ctx.progress.last.fates == {"late": 1}
+        assert ctx.progress.last.watermark == at(11).replace(tzinfo=dt.UTC)
+        assert logged[2].standing.before == [11_000_000]
+        source.source.end()
+        ctx.await_termination(timeout=30)
+        assert ctx.sql("FROM out ORDER BY t").fetchall() == [(at(0), 2), (at(10), 2)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_time_goes_on_by_the_clock_of_the_machine(workers: int) -> None:
+    """Nobody waits for rows, a batch or a call: the session is there a moment after its gap."""
+    over = threading.Event()
+    with ars.StreamingContext(batch_interval="20ms", workers=workers) as ctx:
+        source = ctx.read.memory(SCHEMA, name="s")
+        timed = source.with_watermark("t", "0s", idle="50ms", then="advance")
+        timed.group_by_session("t", gap="100ms", group_by="k").len("n").write.memory("visits")
+        ctx.listen(lambda report: over.set() if report.rows_out["visits"] else None)
+        ctx.start()
+        source.source.send(rows(1))
+        assert over.wait(30)
+        assert ctx.sql("SELECT n FROM visits").fetchall() == [(1,)]
+        assert ctx.progress.batches == 2
+
+
+def test_what_makes_no_sense_of_silence_is_refused_with_the_cure() -> None:
+    source = ars.StreamingContext().read.memory({"t": pl.Datetime("us"), "i": pl.Int64}, name="s")
+    with pytest.raises(PlanError, match="'never' is not hold or advance"):
+        source.with_watermark("t", "1s", idle="30s", then="never")
+    with pytest.raises(PlanError, match="say how long it is: idle='30s'"):
+        source.with_watermark("t", "1s", then="advance")
+    with pytest.raises(PlanError, match=r"'i' is Int64, .*; make a time of it first, with_columns\(pl.from_epoch"):
+        source.with_watermark("i", 1, idle="30s", then="advance")
+    assert (
+        "with the clock after 30s of silence" in source.with_watermark("t", "1s", idle="30s", then="advance").explain()
+    )

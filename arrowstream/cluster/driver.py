@@ -117,7 +117,7 @@ class UnitDriver:
         self._blocks = BlockMaster(unit.id, settings.cluster.replication)
         self._workers = list(cluster.workers)
         program = self._program = compile_unit(unit)
-        self._times, self._turns, self._tables = WatermarkTracker(unit), Turns(unit), TableVersions(unit)
+        self._times, self._turns, self._tables = WatermarkTracker(unit, program.waits), Turns(unit), TableVersions(unit)
         self._scheduler = BatchScheduler(
             unit.id,
             program.stages,
@@ -308,6 +308,7 @@ class UnitDriver:
                 self._carry_out(self._scheduler.task_failed(event, self._clock.now()))
             case ReceiverStarted():
                 self._is_open(event.source, event.split)
+                self._times.opened(event.source, event.split, self._clock.now())
             case ReceiverFailed():
                 self._receiver_failed(event)
             case ReceiverEnded():
@@ -368,6 +369,7 @@ class UnitDriver:
         name = self._names[event.source]
         if event.fatal or (event.source, event.split) in self._unopened:
             raise SourceError(f"source {name}: {event.reason}")
+        self._times.closed(event.source, event.split)
         self._note(f"source {name}: {event.reason}; trying again")
 
     def _worker_lost(self, event: WorkerLost) -> None:
@@ -387,7 +389,8 @@ class UnitDriver:
             self._progress.lost_rows += rows
             self._note(f"{rows:,} rows were on worker {event.worker} alone and are LOST; use replication=2")
             self._blocks.forget(gone)
-        self._supervisor.lost(event.worker)
+        for split in self._supervisor.lost(event.worker):
+            self._times.closed(*split)
         if self._stopping is None:
             self._send(self._supervisor.assign(self._workers, self._waiting_sources()))
         else:

@@ -14,14 +14,21 @@ from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.pairing import LEFT, RIGHT, Pairing
 from arrowstream.operators.program import Parts
-from arrowstream.plan.eventtime import BEGINNING, FOREVER, from_ticks, lowest
-from arrowstream.plan.joins import WATERMARK, Bound
+from arrowstream.plan.eventtime import BEGINNING, FOREVER, from_ticks, lowest, step_of, ticks
+from arrowstream.plan.joins import WATERMARK, Bound, How
 from arrowstream.state.multimap import MultiMap
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 
 MATCHED: Final = "matched"
+# How far ahead one looks for the time when a row expires: a bit more than a year of microseconds.
+_LONG: Final = 1 << 45
 _Holds: TypeAlias = Callable[[pl.DataFrame], pl.Series]
+
+
+def lonely_sides(how: How) -> Sequence[int]:
+    """The sides of which rows without a match are shown: 0 is the left."""
+    return [number for number, shown in enumerate((("left", "full", "anti"), ("right", "full"))) if how in shown]
 
 
 class BoundedJoin:
@@ -35,13 +42,13 @@ class BoundedJoin:
         self,
         pairing: Pairing,
         bounds: tuple[tuple[Bound, ...], tuple[Bound, ...]],
-        marks: Sequence[tuple[Mark, pl.DataType] | None],
+        times: Sequence[tuple[str, Mark] | None],
     ) -> None:
-        self._pairing, self._bounds, self._marks = pairing, bounds, marks
+        """`times` are the column of event time of each side and by which watermarks it goes, where it has one."""
+        self._pairing, self._bounds, self._times = pairing, bounds, times
         self._left = _side(pairing.left, pairing.left_on, bounds[0])
         self._right = _side(pairing.right, pairing.right_on, bounds[1])
-        how = pairing.how
-        self._lonely = [how in ("left", "full", "anti"), how in ("right", "full")]
+        self._lonely = [number in lonely_sides(pairing.how) for number in (0, 1)]
         # There is none for a side without bounds, whose rows stay.
         self._alive_rows = [
             pl.all_horizontal(bound.alive for bound in each).fill_null(False).alias("alive") if each else pl.lit(True)
@@ -144,17 +151,58 @@ class BoundedJoin:
 
     def _alive(self, number: int, moment: Moment) -> _Holds | None:
         """Which rows of a side something to come can match; None where it may match any."""
-        driven_by = self._marks[1 - number]
+        driven_by = self._times[1 - number]
         if not self._bounds[number] or driven_by is None:
             return None
-        mark, dtype = driven_by
-        watermark = moment.forgotten(mark)
+        watermark = moment.forgotten(driven_by[1])
         if watermark == FOREVER:
             return lambda rows: pl.Series([False]).new_from_index(0, rows.height)
-        if watermark == BEGINNING or watermark < lowest(dtype):
+        if watermark == BEGINNING or watermark < lowest(self._type(1 - number)):
             return None
-        now = from_ticks(pl.lit(watermark, pl.Int64), dtype).alias(WATERMARK)
-        return lambda rows: rows.with_columns_seq(now).select_seq(self._alive_rows[number]).to_series()
+        return lambda rows: self._alive_at(number, rows, watermark)
+
+    def _alive_at(self, number: int, rows: pl.DataFrame, watermark: int) -> pl.Series:
+        now = from_ticks(pl.lit(watermark, pl.Int64), self._type(1 - number)).alias(WATERMARK)
+        return rows.with_columns_seq(now).select_seq(self._alive_rows[number]).to_series()
+
+    def _type(self, number: int) -> pl.DataType:
+        """The type of a side's event time."""
+        time = self._times[number]
+        assert time is not None
+        return (self._pairing.left, self._pairing.right)[number][time[0]]
+
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the next row without a match expires, of the sides that show such rows."""
+        return [self._next(number, moment) for number in (0, 1) if self._lonely[number]]
+
+    def _next(self, number: int, moment: Moment) -> int | None:
+        """The watermark of the other side at which the first row of this side expires that has had no match."""
+        other, side = self._times[1 - number], (self._left, self._right)[number]
+        if other is None or not isinstance(side, _Passing):
+            return None
+        rows = side.table.frame.filter(~pl.col(ID).is_in(self._matched[number].frame["row"].implode()))
+        own = self._times[number]
+        if not rows.height:
+            return None
+        behind = [bound.behind for bound in self._bounds[number]]
+        if own is not None and None not in behind:
+            dtype = self._type(number)
+            first = int(rows.select(ticks(pl.col(own[0]), dtype).min()).item())
+            return first + min(each for each in behind if each is not None) + step_of(dtype)
+        # What the row says is no distance from its time: look for it. Rows expire one after the other.
+        low = moment.forgotten(other[1])
+        if low in (BEGINNING, FOREVER):
+            return None
+        high = low + _LONG
+        if self._alive_at(number, rows, high).all():
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._alive_at(number, rows, middle).all():
+                low = middle
+            else:
+                high = middle
+        return high
 
 
 class _Side(Protocol):

@@ -56,6 +56,11 @@ class ClosingGroups:
             return self.nothing()
         return Changes.of(self._whole(whole.lazy()).collect(engine=engine(whole.height)))
 
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the watermark passes the next group."""
+        first = self._rows.frame.select(ticks(pl.col(self._time), self._dtype).min()).item()
+        return [None if first is None else int(first) + 1]
+
     def _parted(self, rows: pl.DataFrame, end: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The rows of groups that are whole, and the others."""
         if end in (BEGINNING, FOREVER) or not rows.height:

@@ -13,7 +13,7 @@ from arrowstream.connectors.changes import Append
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
 from arrowstream.operators.appendjoin import AppendJoin
 from arrowstream.operators.asof import AsofJoinOperator
-from arrowstream.operators.boundedjoin import BoundedJoin
+from arrowstream.operators.boundedjoin import BoundedJoin, lonely_sides
 from arrowstream.operators.closing import ClosingGroups
 from arrowstream.operators.distinct import DistinctFirst, DistinctLast, DistinctPartial, DistinctWithin
 from arrowstream.operators.exchange import RowsPartial
@@ -112,10 +112,15 @@ class _Builder:
         assert node.input.time is not None
         return partial(_passing, make, state_keys(node), node.input.time.column, dtype, mark)
 
-    def merge(self, make: Callable[[], StatefulOperator], partials: tuple[int, ...], node: Node) -> int:
-        """The stateful step after these partial ones."""
+    def merge(
+        self, make: Callable[[], StatefulOperator], partials: tuple[int, ...], node: Node, waits: Sequence[Mark] = ()
+    ) -> int:
+        """The stateful step after these partial ones; `waits` are the event times by which it gives results."""
         stage = 1 + max(self.steps[number].stage for number in partials)
-        return self.add(Stateful(make, partials), *partials, stage=stage, shared=_shared(node, self))
+        clocked = {number for mark, number in self.marks.items() if mark.then == "advance"}
+        if not clocked.intersection(number for mark in waits for number, _ in mark.courses):
+            waits = ()
+        return self.add(Stateful(make, partials, tuple(waits)), *partials, stage=stage, shared=_shared(node, self))
 
     def add(self, work: Work, *inputs: int, stage: int | None = None, shared: bool = False) -> int:
         """A step, in the latest of its inputs' stages unless said otherwise; its number."""
@@ -223,11 +228,11 @@ def _(node: WindowAggregate, to: _Builder) -> int:
         rows = Partial(WindowRowsPartial(judge, node.windows, read.names()), node.keys)
         before = to.add(rows, *_inputs(node, to))
         to.ordered = True
-        return to.merge(partial(WindowRows, node, mark, read), (before,), node)
+        return to.merge(partial(WindowRows, node, mark, read), (before,), node, [mark])
     inner = PartialAggregate(node.decomposition, weighted=False)
     before = to.add(Partial(JudgedPartial(judge, inner), node.keys), *_inputs(node, to))
     to.ordered = to.ordered or node.decomposition.ordered
-    return to.merge(partial(WindowMerge, node, mark), (before,), node)
+    return to.merge(partial(WindowMerge, node, mark), (before,), node, [mark])
 
 
 @_compile.register
@@ -237,7 +242,7 @@ def _(node: SessionAggregate, to: _Builder) -> int:
     rows = SessionPartial(node, read.names(), to.judge(node.input, node))
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = to.ordered or node.decomposition is None
-    return to.merge(partial(SessionMerge, node, mark, read), (before,), node)
+    return to.merge(partial(SessionMerge, node, mark, read), (before,), node, [mark])
 
 
 @_compile.register
@@ -247,7 +252,7 @@ def _(node: Rolling, to: _Builder) -> int:
     rows = RowsPartial(read.names(), False, to.judge(node.input, node))
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = True
-    return to.merge(partial(RollingOperator, node, mark, read), (before,), node)
+    return to.merge(partial(RollingOperator, node, mark, read), (before,), node, [mark.settled()])
 
 
 @_compile.register
@@ -267,7 +272,8 @@ def _(node: Recompute, to: _Builder) -> int:
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = True
     if node.final:
-        return to.merge(partial(ClosingGroups, node, to.time(node.input)[0]), (before,), node)
+        mark, _ = to.time(node.input)
+        return to.merge(partial(ClosingGroups, node, mark), (before,), node, [mark.settled()])
     time = to.time(node.input) if node.timed else None
     return to.merge(to.expiring(node, partial(RecomputeGroups, node, weighted, time)), (before,), node)
 
@@ -313,14 +319,17 @@ def _(node: Join, to: _Builder) -> int:
         )
     )
     pairing = Pairing.of(node, left, right, shown_of_join(node, to.needs[node]))
+    waits: list[Mark] = []
     if node.bounded:
-        marks = [None if side.time is None else to.time(side) for side in node.inputs]
-        make: Callable[[], StatefulOperator] = partial(BoundedJoin, pairing, bounds, marks)
+        times = [None if side.time is None else (side.time.column, to.mark(side.time)) for side in node.inputs]
+        make: Callable[[], StatefulOperator] = partial(BoundedJoin, pairing, bounds, times)
+        # Rows of the one side expire by the watermark of the other.
+        waits = [other[1].settled() for number in lonely_sides(node.how) if (other := times[1 - number]) is not None]
     elif node.how == "inner" and not any(weighted):
         make = partial(AppendJoin, pairing)
     else:
         make = partial(UnboundedJoin, pairing, weighted)
-    return to.merge(make, before, node)
+    return to.merge(make, before, node, waits)
 
 
 @_compile.register
@@ -330,8 +339,9 @@ def _(node: AsofJoin, to: _Builder) -> int:
         for side, keys in zip(node.inputs, (node.by_left, node.by_right), strict=True)
     )
     to.ordered = True
-    make = partial(AsofJoinOperator, node, to.time(node.left)[0], to.time(node.right)[0])
-    return to.merge(make, before, node)
+    left, right = to.time(node.left)[0], to.time(node.right)[0]
+    make = partial(AsofJoinOperator, node, left, right)
+    return to.merge(make, before, node, [left.settled().and_(right.settled())])
 
 
 @_compile.register

@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-from arrowstream.plan.eventtime import BEGINNING, FOREVER, EventTime, Holding
+from arrowstream.plan.eventtime import BEGINNING, FOREVER, EventTime, Holding, Later
 from arrowstream.plan.nodes import Watermark
 
 PARTLY_LATE: Final = "partly late"
@@ -26,6 +26,15 @@ class Mark:
     def of(cls, time: EventTime, numbers: Mapping[Watermark, int]) -> Mark:
         """The event time of a node, whose watermarks have these numbers."""
         return cls(tuple((numbers[each.mark], each.through) for each in time.courses), time.lateness)
+
+    def settled(self) -> Mark:
+        """Of results that come once no late row is accepted any more that could change them."""
+        late = (Later(self.lateness),) if self.lateness else ()
+        return Mark(tuple((number, (*late, *through)) for number, through in self.courses))
+
+    def and_(self, other: Mark) -> Mark:
+        """The least of both."""
+        return Mark(tuple(dict.fromkeys((*self.courses, *other.courses))), max(self.lateness, other.lateness))
 
     def least(self, watermarks: Sequence[int], lateness: int = 0) -> int:
         """What these watermarks say, less so much lateness."""

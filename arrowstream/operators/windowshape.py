@@ -59,6 +59,20 @@ class WindowShape(ABC):
             return Changes.of(closed, self._output.to_frame() if self._corrects else None)
         return union([Changes.of(closed), difference(before, after)])
 
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the next window closes of which there are rows."""
+        if self._update:
+            return [None]
+        end, bins, several = moment.end(self._mark), self._state.bins, 1
+        while several < 2 * len(bins):
+            # The first bin with an open window is in the first window to close.
+            spans = self._windows.closing(bins[:several], end, FOREVER)
+            if len(spans):
+                stop = pl.lit(self._windows.times(spans.stops[spans.stops == spans.stops.min()][:1]))
+                return [int(pl.select(self._windows.closes(stop)).item())]
+            several *= 2
+        return [None]
+
     def nothing(self) -> Changes:
         """No change."""
         empty = self._output.to_frame()

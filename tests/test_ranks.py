@@ -223,7 +223,7 @@ def test_what_was_seen_is_forgotten_as_its_time_passes(keep: Any) -> None:
         ctx.start()
         for start in range(0, 6000, 1000):
             seconds = pl.int_range(start, start + 1000, eager=True)
-            times = pl.select(pl.lit(DAY) + pl.duration(seconds=seconds)).to_series()
+            times = pl.select(pl.lit(DAY) + pl.duration(seconds=pl.lit(seconds))).to_series()
             source.source.send(pl.DataFrame({"k": seconds % 7, "t": times}, schema=source.schema))
             ctx.process_all_available()
             (state,) = ctx.state().pl().to_dicts()
@@ -236,7 +236,7 @@ def test_what_was_seen_is_forgotten_as_its_time_passes(keep: Any) -> None:
 
 def test_many_keys_of_a_time_are_looked_through_now_and_then() -> None:
     """A batch costs by its rows, not by what waits for the watermark; what is kept stays within a few times that."""
-    schema = {"k": pl.Int64, "t": pl.Datetime("us")}
+    schema: Any = {"k": pl.Int64, "t": pl.Datetime("us")}
     node = ars.StreamingContext().read.memory(schema, name="s").with_watermark("t", "100s").unique()._node
     pieces = []
     for second in range(40):

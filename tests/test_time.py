@@ -76,7 +76,7 @@ def test_three_levels_close_in_one_batch() -> None:
 def test_days_in_weeks_and_months_of_a_zone() -> None:
     """The week with the hour that is left out ends on Monday at midnight in Paris."""
     zone = "Europe/Paris"
-    schema = {"t": pl.Datetime("us", zone), "k": pl.Int64}
+    schema: Any = {"t": pl.Datetime("us", zone), "k": pl.Int64}
     source = ars.StreamingContext().read.memory(schema, name="s").with_watermark("t", "0s")
     for every, last in (("1w", dt.datetime(2026, 3, 29, 23, 59)), ("1mo", dt.datetime(2026, 3, 31, 23, 59))):
         days = source.group_by_dynamic("t", every="1d").len()
@@ -120,6 +120,35 @@ def test_windows_of_two_streams_that_are_joined_close_together() -> None:
 
 
 @given(
+    seconds=st.lists(st.integers(0, 40), max_size=14),
+    cut=st.integers(1, 4),
+    shape=st.sampled_from([(5, 5), (2, 6), (10, 4)]),
+    label=st.sampled_from(["left", "right"]),
+    emit=st.sampled_from(["final", "update"]),
+    lateness=st.sampled_from([None, "5s"]),
+    partitions=st.sampled_from([1, 2]),
+)
+@settings(max_examples=80)
+def test_what_is_made_of_windows_that_may_come_again_follows_them(
+    seconds: list[int], cut: int, shape: Any, label: str, emit: str, lateness: str | None, partitions: int
+) -> None:
+    """A dashboard shows the share of each shop in the window, from the first row on and after corrections."""
+    windows = stream("0s", allowed_lateness=lateness).group_by_dynamic(
+        "t", every=f"{shape[0]}s", period=f"{shape[1]}s", label=label, emit=emit, group_by="k"
+    ).len("n")  # fmt: skip
+    shares = windows.with_columns(all=pl.col("n").sum().over("t"))
+    best = windows.top_k(1, by=["n", "k"], group_by="t")
+    data = rows(*seconds)
+    pieces = [{"s": data[start : start + cut]} for start in range(0, max(data.height, 1), cut)]
+    known = run_pieces(windows._node, pieces, partitions=partitions)
+    found = run_pieces(shares._node, pieces, partitions=partitions)
+    assert_frame_equal(found, known.with_columns(all=pl.col("n").sum().over("t")), check_row_order=False)
+    found = run_pieces(best._node, pieces, partitions=partitions)
+    wanted = known.sort("n", "k", descending=True).unique("t", keep="first", maintain_order=True)
+    assert_frame_equal(found, wanted, check_row_order=False, check_column_order=False)
+
+
+@given(
     left=st.lists(st.integers(0, 40), max_size=10),
     right=st.lists(st.integers(0, 40), max_size=10),
     cuts=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=4),
@@ -139,9 +168,9 @@ def test_windows_over_a_join_wait_for_the_last_pair_and_none_is_late(
     joined = one.join(two, on="k", how=how, within=(f"{low}s", f"{low + span}s"))
     windows = joined.group_by_dynamic("t", every="10s").agg(pl.len(), pl.col("n").sum())
     sides = [rows(*side).with_columns(n=pl.int_range(len(side), dtype=pl.Int64)) for side in (left, right)]
-    pieces, at_ = [], (0, 0)
+    pieces, at_ = [], [0, 0]
     for shares in [*sorted(cuts), (1.0, 1.0)]:
-        to = tuple(max(a, int(share * side.height)) for a, share, side in zip(at_, shares, sides, strict=True))
+        to = [max(a, int(share * side.height)) for a, share, side in zip(at_, shares, sides, strict=True)]
         pieces.append({name: side[a:b] for name, side, a, b in zip(("left", "right"), sides, at_, to, strict=True)})
         at_ = to
     letters: list[pa.Table] = []
@@ -219,7 +248,7 @@ def test_what_goes_over_a_time_waits_for_the_late_rows_that_are_allowed(
     found = run_pieces(frame._node, pieces, letters=letters)
     late = [json.loads(raw)["v"] for table in letters for raw in table["raw"].to_pylist()]
     kept = data.filter(~pl.col("v").is_in(late))
-    wanted = kept.with_columns(n=pl.len().over("t")).cast(dict(frame.schema))
+    wanted = kept.with_columns(n=pl.len().over("t")).cast(dict(frame.schema))  # type: ignore[arg-type]
     assert_frame_equal(found, wanted, check_row_order=False)
 
 

@@ -9,9 +9,10 @@ from typing import Final
 
 import polars as pl
 
-from arrowstream.connectors.changes import Append
+from arrowstream.connectors.changes import Append, ChangeKind
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
 from arrowstream.operators.appendjoin import AppendJoin
+from arrowstream.operators.aside import SetAside
 from arrowstream.operators.asof import AsofJoinOperator
 from arrowstream.operators.boundedjoin import BoundedJoin, lonely_sides
 from arrowstream.operators.closing import ClosingGroups
@@ -117,6 +118,8 @@ class _Builder:
     ) -> int:
         """The stateful step after these partial ones; `waits` are the event times by which it gives results."""
         stage = 1 + max(self.steps[number].stage for number in partials)
+        if node.flagged:
+            make = partial(_setting_aside, make, node.kind, _named(node), node.label)
         clocked = {number for mark, number in self.marks.items() if mark.then == "advance"}
         if not clocked.intersection(number for mark in waits for number, _ in mark.courses):
             waits = ()
@@ -138,6 +141,18 @@ def _passing(
     make: Callable[[], Forgetful], keys: Sequence[str], time: str, dtype: pl.DataType, mark: Mark
 ) -> StatefulOperator:
     return Passing(make(), keys, time, dtype, mark)
+
+
+def _setting_aside(
+    make: Callable[[], StatefulOperator], kind: ChangeKind, named: Sequence[str], label: str
+) -> StatefulOperator:
+    return SetAside(make(), kind, named, label)
+
+
+def _named(node: Node) -> list[str]:
+    """The columns of a result that say which it is: its keys and its time."""
+    time = [node.index] if isinstance(node, WindowAggregate | SessionAggregate | Rolling) else []
+    return [name for name in (*state_keys(node), *time) if name in node.schema]
 
 
 def compile_unit(unit: Unit) -> Program:

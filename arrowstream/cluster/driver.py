@@ -33,6 +33,7 @@ from arrowstream.errors import (
 )
 from arrowstream.ids import SourceId, WorkerId
 from arrowstream.operators.compile import compile_unit
+from arrowstream.operators.moment import PARTLY_LATE
 from arrowstream.plan.explain import unbounded
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.tables import Table
@@ -119,7 +120,7 @@ class UnitDriver:
         self._blocks = BlockMaster(unit.id, settings.cluster.replication)
         self._workers = list(cluster.workers)
         program = self._program = compile_unit(unit)
-        self._times, self._turns, self._tables = WatermarkTracker(unit), Turns(unit), TableVersions(unit)
+        self._times, self._turns, self._tables = WatermarkTracker(unit, program.waits), Turns(unit), TableVersions(unit)
         self._scheduler = BatchScheduler(
             unit.id,
             program.stages,
@@ -319,13 +320,15 @@ class UnitDriver:
                 self._carry_out(self._scheduler.task_failed(event, self._clock.now()))
             case ReceiverStarted():
                 self._is_open(event.source, event.split)
+                self._times.opened(event.source, event.split, self._clock.now())
             case ReceiverFailed():
                 self._receiver_failed(event)
             case ReceiverEnded():
                 self._is_open(event.source, event.split)
                 self._supervisor.ended(event.source, event.split, event.worker)
-                if self._stopping is None:  # else the user has ended it, and there would have been more
+                if event.exhausted:  # else the user has ended it, and there would have been more
                     self._scheduler.split_ended(event.source, event.split)
+                if self._stopping is None:
                     self._next_turn()
             case ReceiversSealed():
                 self._flushes.sealed(event.token, event.worker)
@@ -412,6 +415,7 @@ class UnitDriver:
         name = self._names[event.source]
         if event.fatal or (event.source, event.split) in self._unopened:
             raise SourceError(f"source {name}: {event.reason}")
+        self._times.closed(event.source, event.split)
         self._note(f"source {name}: {event.reason}; trying again")
 
     def _worker_lost(self, event: WorkerLost) -> None:
@@ -432,7 +436,8 @@ class UnitDriver:
             self._progress.lost_rows += rows
             self._note(f"{rows:,} rows were on worker {event.worker} alone and are LOST; use replication=2")
             self._blocks.forget(gone)
-        self._supervisor.lost(event.worker)
+        for split in self._supervisor.lost(event.worker):
+            self._times.closed(*split)
         if self._stopping is None:
             self._send(self._supervisor.assign(self._workers, self._waiting_sources()))
         else:
@@ -499,7 +504,7 @@ class UnitDriver:
             batch=batch.id,
             time=batch.time,
             rows_in=batch.rows,
-            dead_letters=fates.total(),
+            dead_letters=fates.total() - fates[PARTLY_LATE],
             fates=dict(fates),
             watermark=self._times.least(),
             rows_out=rows_out,

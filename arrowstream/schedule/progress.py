@@ -43,9 +43,10 @@ class BatchReport:
     """One committed batch.
 
     `rows_in` came from the sources. `dead_letters` are records that were no rows and rows that were turned away;
-    `fates` counts them by the reason: "malformed", "no event time", "too far ahead", "late". `rows_out` are changes
-    written, by output. `seconds` from allotment to commit, `run_seconds` of it in tasks; `lag` from the arrival of the
-    batch's first row to the commit. `waiting_rows` were not worked off when it was committed. `lost_rows` were
+    `fates` counts them by the reason: "malformed", "no event time", "too far ahead", "late". Beside these it counts as
+    "partly late" rows that came too late for some of their windows, and are no less part of the result. `rows_out` are
+    changes written, by output. `seconds` from allotment to commit, `run_seconds` of it in tasks; `lag` from the arrival
+    of the batch's first row to the commit. `waiting_rows` were not worked off when it was committed. `lost_rows` were
     on workers that died, with no copy anywhere (only with replication=1, or before they were acknowledged).
     `degraded_blocks` were on fewer workers than `replication` asks for when it was committed, and so was the state of
     `degraded_partitions`: one more loss could lose them.

@@ -115,7 +115,7 @@ class BatchScheduler:
             return True
         if any(self._replicas[partition] is not None for partition in self.unprotected):
             return True  # a batch without rows makes the copies
-        return self._times is not None and self._times.due(now, ())
+        return self._times is not None and self._times.due(now, self._blocks.waiting_splits)
 
     def _out_of_turn(self) -> set[tuple[SourceId, str]]:
         return self._turns.held(self._blocks.waiting_splits) if self._turns else set()
@@ -199,7 +199,8 @@ class BatchScheduler:
         """All sinks have the batch, and the log."""
         assert self._batch is not None
         if self._times:
-            self._times.commit(self._batch.standing, self._seen())
+            waits = [wait for done in self._done for wait in done.stats.waits]
+            self._times.commit(self._batch.standing, self._seen(), waits)
         drops = self._blocks.committed(self._batch.blocks)
         closed = [(worker, CommitState(self._unit, self._batch.id)) for worker in sorted(set(self.placement))]
         self._next_id += 1

@@ -94,7 +94,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(BlockNotCopied, units, blocks, workers, texts),
     st.builds(ReceiverStarted, units, sources, texts, workers),
     st.builds(ReceiverFailed, units, sources, texts, workers, texts, st.booleans()),
-    st.builds(ReceiverEnded, units, sources, texts, workers),
+    st.builds(ReceiverEnded, units, sources, texts, workers, st.booleans()),
     st.builds(ReceiversSealed, units, workers, counts),
     st.builds(
         TaskDone,

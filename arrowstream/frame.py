@@ -11,7 +11,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
 from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, unknown_column
-from arrowstream.names import refuse_inner
+from arrowstream.names import check_names, refuse_twins
 from arrowstream.plan.eventtime import check_time, duration_ticks
 from arrowstream.plan.kinds import through, time_through
 from arrowstream.plan.methods import METHODS, check_call, output_schema, settle
@@ -45,7 +45,7 @@ class StreamFrame:
     """
 
     def __init__(self, node: Node, plans: Plans) -> None:
-        refuse_inner(node.schema, _call_of(node))
+        check_names(node.schema, _call_of(node))
         self._node, self._plans = node, plans
 
     # --- what it is
@@ -264,6 +264,7 @@ class StreamFrame:
         from arrowstream.operators.rows import run_row_sql
 
         check_row_sql(statement)
+        refuse_twins(self.schema, "frame.sql")
         try:
             with duckdb.connect(":memory:") as connection:
                 schema = run_row_sql(connection, statement, self.schema.to_frame(), None).schema

@@ -443,3 +443,30 @@ def test_what_has_no_end_or_no_key_is_refused_with_the_cure() -> None:
         one.with_watermark("t", "1s").join_asof(two.with_watermark("t", "1s"), on="t", strategy="nearest")
     with pytest.raises(ars.ArrowStreamError, match="another suffix"):
         one.join(two, on="k", suffix="")
+
+
+@given(left=rows, right=rows, cuts=shares, how=st.sampled_from(["left", "full", "inner"]))
+@settings(max_examples=20)
+def test_an_order_that_is_named_does_not_depend_on_the_cut(left: Any, right: Any, cuts: Any, how: Any) -> None:
+    """The last payment of each order: rows of a join, and rows that are updated, have no order of their own."""
+    one, two = streams()
+
+    def ordered(joined: Any) -> Any:
+        by = ["v", "v_right"]
+        column = pl.col("v_right").cast(pl.String).fill_null("-")
+        last = pl.col("v_right").sort_by(by, nulls_last=True).last().alias("last")
+        return joined.group_by("k").agg(
+            last,
+            column.sort_by(by, nulls_last=True).str.join(",").alias("text"),
+            pl.col("v_right").sort_by(by, nulls_last=True).implode().alias("every"),
+        )
+
+    def counted(frame: Any) -> Any:
+        totals = frame.group_by("v", "k").agg(n=pl.col("t").n_unique().cast(pl.Int64))
+        return totals.group_by("k").agg(pl.col("n").sort_by("v").last(), pl.col("v").sort_by("v").implode())
+
+    a, b = frame(left), frame(right)
+    wanted = ordered(a.lazy().join(b.lazy(), on="k", how=how)).collect()
+    assert_same(run_pieces(ordered(one.join(two, on="k", how=how))._node, pieces(a, b, cuts)), wanted)
+    found = run_pieces(counted(one)._node, [{"left": piece["left"]} for piece in pieces(a, b, cuts)])
+    assert_same(found, counted(a.lazy()).collect())

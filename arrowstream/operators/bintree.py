@@ -52,7 +52,7 @@ class BinTree:
         self._add_late(new, first)
         if end <= before:
             return
-        below = bins.lazy().with_columns(self._number().alias(_RUN))
+        below = self._numbered(bins)
         for level in range(1, self._levels + 1):
             size = _BASE**level
             begin, stop = first // size, last // size
@@ -68,8 +68,7 @@ class BinTree:
         """Rows of bins below `first`, into the runs that were made of these."""
         if not new.height:
             return
-        number = self._number()
-        late = new.filter(number < first).with_columns(number.alias(_RUN))
+        late = self._numbered(new).filter(pl.col(_RUN) < first).collect(engine=engine(new.height))
         if not late.height:
             return
         for level in range(1, self._levels + 1):
@@ -83,7 +82,7 @@ class BinTree:
         counted = Spans(self._grid.numbers(spans.starts), self._grid.numbers(spans.stops))
         columns = [*self._keys, *self._plan.accumulators, WINDOW]
         lowest, *above = cover(counted, _BASE, self._levels)
-        numbered = bins.lazy().with_columns(self._number().alias(_RUN))
+        numbered = self._numbered(bins)
         found = [matching.join_numbers(numbered, _pieces(*lowest).lazy(), _RUN).select(columns)]
         runs = pl.concat(
             [
@@ -103,9 +102,9 @@ class BinTree:
         if gone == height or height < _LITTLE or 4 * gone > height:
             self.table.keep(alive)
 
-    def _number(self) -> pl.Expr:
+    def _numbered(self, bins: pl.DataFrame) -> pl.LazyFrame:
         begin = pl.col(BIN).to_physical().cast(pl.Int64)
-        return (begin - self._grid.origin).floordiv(self._grid.size)
+        return bins.lazy().with_columns((begin - self._grid.origin).floordiv(self._grid.size).alias(_RUN))
 
 
 def _pieces(runs: Ints, places: Ints) -> pl.DataFrame:

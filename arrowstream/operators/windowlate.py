@@ -75,7 +75,7 @@ class WindowJudge:
         if self.windows.bin is None:
             found = found.filter(self.windows.contains(time))
         dtype = rows.schema[self.column]
-        gone = self.windows.closes(pl.col(END)) <= watermark
+        gone = pl.col(END).to_physical() <= self.windows.last(watermark)
         edges = [ticks(pl.col(START), dtype).filter(gone).min(), ticks(pl.col(END), dtype).filter(gone).max()]
         judged = found.group_by(_PLACE).agg(
             edges[0].alias("start"), edges[1].alias("end"), (~gone).any().alias("partly")

@@ -17,7 +17,7 @@ from arrowstream.operators.exchange import difference, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.plan.aggregates import MAIN
-from arrowstream.plan.eventtime import BEGINNING, FOREVER
+from arrowstream.plan.eventtime import BEGINNING, FOREVER, step_of, ticks_of
 from arrowstream.plan.grid import Spans
 from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.windownodes import WindowAggregate
@@ -71,10 +71,15 @@ class WindowShape(ABC):
             # The first bin with an open window is in the first window to close.
             spans = self._windows.closing(bins[:several], end, FOREVER)
             if len(spans):
-                stop = pl.lit(self._windows.times(spans.stops[spans.stops == spans.stops.min()][:1]))
-                return [int(pl.select(self._windows.closes(stop)).item())]
+                return [self._closes(int(spans.stops.min()))]
             several *= 2
         return [None]
+
+    def _closes(self, stop: int) -> int:
+        """The least watermark that closes windows which end here (a physical value)."""
+        windows, end = self._windows, ticks_of(stop, self._windows.dtype)
+        steps = (end, end + 1, end + step_of(windows.dtype))
+        return next(watermark for watermark in steps if windows.last(watermark) >= stop)
 
     def nothing(self) -> Changes:
         """No change."""

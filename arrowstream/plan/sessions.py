@@ -60,7 +60,10 @@ class OpenSessions:
     dtype: pl.DataType
 
     def __call__(self, watermark: int) -> int:
-        return (watermark + 1) // step_of(self.dtype) * step_of(self.dtype)
+        step = step_of(self.dtype)
+        # In a column of nanoseconds it may lie less than a tick after it.
+        fine = isinstance(self.dtype, pl.Datetime) and self.dtype.time_unit == "ns"
+        return (watermark if fine else watermark + 1) // step * step
 
 
 def sessions(rows: pl.LazyFrame, keys: Sequence[str], gap: int) -> pl.LazyFrame:

@@ -23,7 +23,7 @@ import polars as pl
 
 from arrowstream.errors import PlanError
 from arrowstream.names import inner
-from arrowstream.plan.eventtime import DAY, duration_ticks, show_ticks, ticks
+from arrowstream.plan.eventtime import DAY, duration_ticks, show_ticks
 from arrowstream.plan.grid import Grid, Ints, Spans, ranges
 
 BIN: Final = inner("bin")
@@ -173,11 +173,6 @@ class Windows:
             case pl.Date():
                 return watermark // DAY
         return watermark
-
-    def closes(self, end: pl.Expr) -> pl.Expr:
-        """The watermark, in ticks, at which a window with this end is complete."""
-        last = ticks(end, self.dtype)
-        return last + self.tick if self.closed in ("right", "both") else last
 
     def contains(self, time: pl.Expr) -> pl.Expr:
         """Whether the window of `START` and `END` contains a time."""

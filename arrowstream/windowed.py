@@ -50,21 +50,20 @@ class StreamWindows:
         """
         node, schema, windows = self._frame._node, self._frame.schema, self._windows
         by, outputs = expand_grouped(schema, self._by, as_expressions(aggs, named_aggs))
-        bins = (BIN, windows.bin_of(pl.col(self._index)))
+        binned = pl.Schema({**schema, BIN: schema[self._index]})
         keys = tuple(name for name, _ in by)
         decomposed = None
         named = [expr.alias(name) for name, expr in groupwise("agg", outputs, schema)]
         grouping = [expr.alias(name) for name, expr in by]
         if windows.bin is not None:
             with contextlib.suppress(NotDecomposable):
-                decomposed = decompose([*by, bins], outputs, schema)
+                decomposed = decompose([*by, (BIN, pl.col(BIN))], outputs, binned)
         if decomposed is not None and decomposed.ordered and not windows.tumbling:
             decomposed = None  # rows of different bins come in turns: which was the first, bins do not tell
         if decomposed is not None:
             found = {name: dtype for name, dtype in decomposed.output.items() if name != BIN}
         else:
-            one = pl.LazyFrame(schema=schema).with_columns(pl.col(self._index).alias(BIN))
-            found = dict(resolve(one.group_by(*grouping, BIN).agg(named), schema))
+            found = dict(resolve(pl.LazyFrame(schema=binned).group_by(*grouping, BIN).agg(named), schema))
             found.pop(BIN)
         key_types = {name: found[name] for name in keys}
         results = {name: dtype for name, dtype in found.items() if name not in keys}
@@ -292,8 +291,12 @@ def cumulate(
     _check(frame, index, emit, where)
     dtype = frame.schema[index]
     small, large = interval(step, dtype, f"{where}: step"), interval(every, dtype, f"{where}: every")
-    if not (small.fixed and large.fixed) or large.most % small.most:
-        raise PlanError(f"{where}: every={every!r} must be a whole number of steps of {step!r}, both of a fixed length")
+    alike = small.fixed == large.fixed and not (small.months and small.units)
+    if not alike or large.units % (small.units or 1) or large.months % (small.months or 1):
+        raise PlanError(
+            f"{where}: every={every!r} must be a whole number of steps of {step!r}, both in months, quarters, years, "
+            "or both in weeks, days, hours and less"
+        )
     windows = Windows(dtype, small, large, _offset(offset, dtype, where), "left", cumulate=True)
     return _windows(frame, index, windows, group_by, emit, label_right=True, boundaries=True)
 
@@ -338,7 +341,5 @@ def _check(frame: StreamFrame, index: str, emit: str, where: str) -> None:
 def _offset(offset: Any, dtype: pl.DataType, where: str) -> str | None:
     if offset is None:
         return None
-    text = str(offset) if isinstance(offset, str | int) else interval(offset, dtype, where, positive=False).text
-    sign = "-" if text.startswith("-") else ""
-    made = interval(text.removeprefix("-"), dtype, f"{where}: offset", positive=False)
-    return None if made.most == 0 else sign + made.text
+    made = interval(offset, dtype, f"{where}: offset", positive=False)
+    return made.text if made.months or made.units else None

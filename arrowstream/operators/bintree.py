@@ -11,7 +11,7 @@ from arrowstream.engine import engine
 from arrowstream.operators.windowshape import WINDOW
 from arrowstream.plan.aggregates import Decomposition
 from arrowstream.plan.grid import Grid, Ints, Spans, cover
-from arrowstream.plan.windows import BIN
+from arrowstream.plan.windows import BIN, physical
 from arrowstream.state.rows import RowTable
 
 _LEVEL: Final = "__level"
@@ -43,7 +43,7 @@ class BinTree:
         highest = (int(numbers[-1]) // top + 1) * top
         first, last = (min(self._grid.complete(each), highest) for each in (before, end))
         first = max(first, int(numbers[0]) // top * top)
-        below = bins.lazy().with_columns(self._number().alias(_RUN))
+        below = self._numbered(bins)
         for level in range(1, self._levels + 1):
             size = _BASE**level
             begin, stop = first // size, last // size
@@ -55,14 +55,14 @@ class BinTree:
             self.table.append(made.with_columns(pl.lit(level, pl.Int64).alias(_LEVEL)))
             below = self.table.frame.lazy().filter(pl.col(_LEVEL) == level)
 
-    def rows(self, bins: pl.DataFrame, numbers: Ints, spans: Spans) -> pl.LazyFrame:
+    def rows(self, bins: pl.DataFrame, spans: Spans) -> pl.LazyFrame:
         """What is to be merged for these windows, each with the place of its window in `__window`."""
-        counted = Spans(self._grid.numbers(spans.starts), self._grid.numbers(spans.stops))
+        numbered = self._grid.bins.numbers
+        # Where the clock leaps, bins beyond a window's end may begin with it: its last bin counts.
+        counted = Spans(numbered(spans.starts), numbered(spans.stops - 1) + 1)
         columns = [*self._keys, *self._plan.accumulators, WINDOW]
         lowest, *above = cover(counted, _BASE, self._levels)
-        found = [
-            bins.lazy().with_columns(self._number().alias(_RUN)).join(_pieces(*lowest).lazy(), on=_RUN).select(columns)
-        ]
+        found = [self._numbered(bins).join(_pieces(*lowest).lazy(), on=_RUN).select(columns)]
         runs = pl.concat(
             [
                 _pieces(*each).with_columns(pl.lit(level, pl.Int64).alias(_LEVEL))
@@ -81,9 +81,9 @@ class BinTree:
         if gone == height or height < _LITTLE or 4 * gone > height:
             self.table.keep(alive)
 
-    def _number(self) -> pl.Expr:
-        begin = pl.col(BIN).to_physical().cast(pl.Int64)
-        return (begin - self._grid.origin).floordiv(self._grid.size)
+    def _numbered(self, bins: pl.DataFrame) -> pl.LazyFrame:
+        numbers = self._grid.bins.numbers(physical(bins[BIN]))
+        return bins.lazy().with_columns(pl.Series(_RUN, numbers))
 
 
 def _pieces(runs: Ints, places: Ints) -> pl.DataFrame:

@@ -105,8 +105,8 @@ class WindowShape(ABC):
 
 def bin_table(schema: pl.Schema, windows: Windows, *, ordered: bool) -> BinTable:
     """A table for rows by the bins of windows."""
-    grid = windows.grid()
-    return BinTable(schema, BIN, step=None if grid is None else grid.size, ordered=ordered)
+    bins = windows.bin
+    return BinTable(schema, BIN, step=None if bins is None else bins.step, ordered=ordered)
 
 
 def drop_passed(table: BinTable, windows: Windows, before: int, limit: int) -> None:
@@ -117,7 +117,8 @@ def drop_passed(table: BinTable, windows: Windows, before: int, limit: int) -> N
     if limit == FOREVER:
         needed = int(values[-1]) + 1
     elif (grid := windows.grid()) is not None and not windows.touching:
-        needed = int(grid.physical(np.array([grid.needed(grid.end(windows.last(limit)))]))[0])
+        number = grid.needed(grid.bins.number(windows.last(limit)))
+        needed = int(grid.bins.physical(np.array([number]))[0])
     else:
         alive, _ = windows.closing(values, limit, FOREVER).pieces(values, touching=windows.touching)
         needed = int(alive.min()) if len(alive) else int(values[-1]) + 1

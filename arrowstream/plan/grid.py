@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from arrowstream.plan.bins import Bins, Cuts, months_later
 from arrowstream.plan.wallclock import Ints as Ints
+
+
+_LAST: Final = 2**63 - 2**50
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,7 @@ class Grid:
 class Uneven:
     """Windows of months every few days, or of days every few months: some have more bins than others.
 
-    They begin at the cuts `every`, and are `months` and then `rest` long, at the most `longest`; `day` is how many
+    They begin at the cuts `every`, and are `months` and then `rest` long, between `shortest` and `longest`; `day` is how many
     units a day has. A clock without changes is `base` ahead of what is cut.
     """
 
@@ -107,6 +111,7 @@ class Uneven:
     every: Cuts
     months: int
     rest: int
+    shortest: int
     longest: int
     day: int
     base: int
@@ -120,8 +125,9 @@ class Uneven:
             return Spans(begins[:0], begins[:0])
         clock = self.bins.clock
         faces = begins if clock is None else clock.face(begins)
-        leap = 0 if clock is None else clock.leap
-        earliest, last = self.every.numbers(faces - self.longest - leap), self.every.numbers(faces)
+        leap = clock.leap if clock is not None and touching else 0
+        earliest = np.maximum(self.every.numbers(faces - self.longest - leap), self._number(low, -self.longest - leap))
+        last = np.minimum(self.every.numbers(faces), self._number(high, leap - self.shortest))
         former = np.concatenate([earliest[:1] - 1, last[:-1]])
         numbers = ranges(np.maximum(former + 1, earliest), last, 1)
         spans = self._spans(numbers)
@@ -132,11 +138,18 @@ class Uneven:
 
     def opening(self, end: int, *, label_right: bool) -> int:
         """The least start, or stop, of the windows that stop after this."""
-        clock = self.bins.clock
-        face, leap = (end, 0) if clock is None else (int(clock.face(np.array([end]))[0]), clock.leap)
-        reach = self.every.numbers(np.array([face - self.longest - leap, face]))
-        spans = self._spans(np.arange(reach[0], reach[1] + 2))
+        leap = 0 if self.bins.clock is None else self.bins.clock.leap
+        first, last = self._number(end, -self.longest - leap), self._number(end, 0)
+        spans = self._spans(np.arange(first, last + 2))
         return int((spans.stops if label_right else spans.starts)[spans.stops > end].min())
+
+    def _number(self, instant: int, more: int) -> int:
+        """The last window that begins up to this instant, and so much more; any number that is beyond all others."""
+        if abs(instant) > _LAST:
+            return _LAST if instant > 0 else -_LAST
+        at = np.array([instant])
+        face = at if self.bins.clock is None else self.bins.clock.face(at)
+        return int(self.every.numbers(face + more)[0])
 
     def _spans(self, numbers: Ints) -> Spans:
         first = self.every.faces(numbers)

@@ -49,6 +49,8 @@ _NANOS: Final = {
 # Weeks begin on Mondays, and 1970-01-01 was a Thursday.
 _MONDAY: Final = 4
 _FAR: Final = 2**64
+# Windows of months that begin every second are looked for among those of six days.
+_MOST: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class Windows:
             raise PlanError(f"windows every {begins}: give months, quarters and years, or weeks, days and less")
         if shift.months and not begins.months:
             raise PlanError(f"windows every {begins} cannot begin {shift} later, which is no fixed time")
+        if self.period.months and begins.units and (count := self.period.most // max(begins.least, 1)) > _MOST:
+            raise PlanError(f"each row would be in {count:,} windows of {self.period} every {begins}; give a longer every")
         before = shift.units % begins.units if begins.units else 0
         if self.dtype.is_unsigned_integer() and (before or self.period.units > begins.units):
             raise PlanError(
@@ -320,7 +324,9 @@ def _layout(windows: Windows) -> Grid | Uneven:
         return Grid(Bins(Even(size, origin), clock), begins.units // size, units // size, windows.cumulate)
     every = Months(begins.months, shift.months, origin, day) if begins.months else Even(begins.units, origin)
     bins = Bins(Even(math.gcd(day, begins.units, units), origin), clock)
-    return Uneven(bins, every, months, units, month_days(months)[1] * day + units, day, base)
+    shortest, longest = (days * day + units for days in month_days(months))
+    # The 30th of January and a month is the last of February.
+    return Uneven(bins, every, months, units, shortest - 3 * day, longest, day, base)
 
 
 def _nanos(dtype: pl.DataType) -> int:

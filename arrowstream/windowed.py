@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -17,7 +18,7 @@ from arrowstream.plan.groupwise import TOO_LARGE, groupwise, too_large
 from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate
 from arrowstream.plan.timeless import cure
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
-from arrowstream.plan.windows import BIN, CLOSED, Windows, interval
+from arrowstream.plan.windows import BIN, CLOSED, Windows, interval, spelled, stretch
 
 if TYPE_CHECKING:
     from polars._typing import IntoExpr
@@ -170,8 +171,11 @@ class StreamSessions:
 class StreamRolling:
     """For each row what lies before it: call `agg`."""
 
-    def __init__(self, frame: StreamFrame, index: str, period: int, closed: str, by: Sequence[pl.Expr]) -> None:
-        self._frame, self._index, self._period, self._closed, self._by = frame, index, period, closed, list(by)
+    def __init__(
+        self, frame: StreamFrame, index: str, length: str, period: int, closed: str, by: Sequence[pl.Expr]
+    ) -> None:
+        self._frame, self._index, self._closed, self._by = frame, index, closed, list(by)
+        self._length, self._period = length, period
 
     def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
         """A row per row: its key, its time and aggregates of the rows before it. Raises `PlanError`."""
@@ -186,7 +190,9 @@ class StreamRolling:
             "kind": Append(),
             "input": node,
             "index": self._index,
+            "length": self._length,
             "period": self._period,
+            "reach": self._period + stretch(self._period, schema[self._index]),
             "closed": self._closed,
             "keys": tuple(name for name, _ in by),
             "by": tuple(expr for _, expr in by),
@@ -238,9 +244,13 @@ def rolling(frame: StreamFrame, index: str, period: Any, closed: str, group_by: 
     _check(frame, index, "final", where)
     if closed not in CLOSED:
         raise PlanError(f"{where}: closed={closed!r} is not one of {', '.join(CLOSED)}")
-    length = duration_ticks(period, frame.schema[index], f"{where}: period")
+    dtype = frame.schema[index]
+    ticks = duration_ticks(period, dtype, f"{where}: period")
+    if ticks <= 0:
+        raise PlanError(f"{where}: period={period!r} must be above zero, as in '10s'")
+    length = f"{ticks}i" if dtype.is_integer() else spelled(period) if isinstance(period, timedelta) else str(period)
     by = [] if group_by is None else as_expressions([group_by], {})
-    return StreamRolling(frame, index, length, closed, by)
+    return StreamRolling(frame, index, length, ticks, closed, by)
 
 
 def session(frame: StreamFrame, index: str, gap: Any, group_by: Any, boundaries: bool, emit: str) -> StreamSessions:

@@ -14,13 +14,13 @@ from arrowstream.operators.expiry import forget
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames, Parts
-from arrowstream.plan.eventtime import FOREVER, ticks
+from arrowstream.plan.eventtime import FOREVER, steps, steps_of_tick
 from arrowstream.plan.ranks import Distinct
+from arrowstream.plan.sessions import STEPS
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import RowTable
 from arrowstream.state.table import KeyedTable
 
-_TICKS = "__ticks"
 _PLACE = "__place"
 _KEPT = "__kept"
 
@@ -133,7 +133,8 @@ class DistinctWithin:
         schema = node.input.schema
         self._subset, self._within, self._mark = list(node.subset), node.within, mark
         self._time, self._dtype = node.input.time.column, schema[node.input.time.column]
-        self._kept = RowTable(pl.Schema({**{name: schema[name] for name in node.subset}, _TICKS: pl.Int64()}))
+        self._fine = steps_of_tick(self._dtype)
+        self._kept = RowTable(pl.Schema({**{name: schema[name] for name in node.subset}, STEPS: pl.Int64()}))
         self._output = node.schema
 
     @property
@@ -148,17 +149,19 @@ class DistinctWithin:
         given = self._let_through(new) if new.height else new
         limit = moment.forgotten(self._mark)
         if limit > moment.late_before(self._mark):
-            self._kept.keep(pl.lit(False) if limit == FOREVER else pl.col(_TICKS) + self._within > limit)
+            self._kept.keep(
+                pl.lit(False) if limit == FOREVER else pl.col(STEPS) + self._within * self._fine > limit * self._fine
+            )
         return Changes.of(given)
 
     def _let_through(self, new: pl.DataFrame) -> pl.DataFrame:
-        left = new.select(*self._subset, ticks(pl.col(self._time), self._dtype).alias(_TICKS)).with_row_index(_PLACE)
-        left = self._far(left, self._kept.frame.select(*self._subset, _TICKS))
+        left = new.select(*self._subset, steps(pl.col(self._time), self._dtype).alias(STEPS)).with_row_index(_PLACE)
+        left = self._far(left, self._kept.frame.select(*self._subset, STEPS))
         places = []
         while left.height:
             first = left.unique(self._subset, keep="first", maintain_order=True)
             places.append(first[_PLACE])
-            kept = first.select(*self._subset, _TICKS)
+            kept = first.select(*self._subset, STEPS)
             self._kept.append(kept)
             left = self._far(left, kept)
         if not places:
@@ -169,6 +172,6 @@ class DistinctWithin:
         """The rows that are far enough from each of the kept ones of their key."""
         if not kept.height:
             return rows
-        pairs = rows.lazy().join(kept.lazy().rename({_TICKS: _KEPT}), on=self._subset, nulls_equal=True)
-        near = pairs.filter((pl.col(_TICKS) - pl.col(_KEPT)).abs() < self._within).select(_PLACE)
+        pairs = rows.lazy().join(kept.lazy().rename({STEPS: _KEPT}), on=self._subset, nulls_equal=True)
+        near = pairs.filter((pl.col(STEPS) - pl.col(_KEPT)).abs() < self._within * self._fine).select(_PLACE)
         return rows.lazy().join(near, on=_PLACE, how="anti", maintain_order="left").collect(engine=engine(rows.height))

@@ -11,7 +11,6 @@ import numpy as np
 from arrowstream.plan.bins import Bins, Cuts, months_later
 from arrowstream.plan.wallclock import Ints as Ints
 
-
 _LAST: Final = 2**63 - 2**50
 
 
@@ -103,8 +102,8 @@ class Grid:
 class Uneven:
     """Windows of months every few days, or of days every few months: some have more bins than others.
 
-    They begin at the cuts `every`, and are `months` and then `rest` long, between `shortest` and `longest`; `day` is how many
-    units a day has. A clock without changes is `base` ahead of what is cut.
+    They begin at the cuts `every`, and are `months` and then `rest` long, between `shortest` and `longest`; a day has
+    `day` units. A clock without changes is `base` ahead of what is cut.
     """
 
     bins: Bins

@@ -9,12 +9,13 @@ from typing import Final
 import polars as pl
 
 from arrowstream.plan.aggregates import Decomposition
-from arrowstream.plan.eventtime import show_ticks
+from arrowstream.plan.eventtime import show_ticks, steps_of_tick
 from arrowstream.plan.nodes import Node
 
 FIRST: Final = "__first"
 LAST: Final = "__last"
 TICKS: Final = "__ticks"
+STEPS: Final = "__steps"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,7 +23,7 @@ class SessionAggregate(Node):
     """Aggregates by key and session, given out once no row to come can belong to it.
 
     Two rows of a key that are `gap` ticks apart or more are in two sessions, unless others lie between. With
-    `decomposition`, whose keys end in the first and the last tick, accumulators are kept; without it, the rows.
+    `decomposition`, whose keys end in the first and the last step, accumulators are kept; without it, the rows.
     """
 
     input: Node
@@ -42,6 +43,11 @@ class SessionAggregate(Node):
         return (self.input,)
 
     @property
+    def steps(self) -> int:
+        """The gap as fine as the column."""
+        return self.gap * steps_of_tick(self.input.schema[self.index])
+
+    @property
     def label(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"Session of gap {show_ticks(self.gap, self.input.schema[self.index])} {self.description}{by}"
@@ -54,7 +60,7 @@ class SessionAggregate(Node):
 def sessions(rows: pl.LazyFrame, keys: Sequence[str], gap: int) -> pl.LazyFrame:
     """Stretches of time (`__first`, `__last`) of each key, put together where they are less than `gap` apart.
 
-    Each row gets the first and the last tick of the session that it is in. The end that counts is the latest of all
+    Each row gets the first and the last step of the session that it is in. The end that counts is the latest of all
     that began before, not that of the neighbour.
     """
     ordered = rows.sort(FIRST, maintain_order=True)

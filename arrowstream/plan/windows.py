@@ -23,7 +23,7 @@ import polars as pl
 
 from arrowstream.errors import PlanError
 from arrowstream.plan.bins import Bins, Even, Months, month_days
-from arrowstream.plan.eventtime import BEGINNING, DAY, FOREVER, ticks_of
+from arrowstream.plan.eventtime import BEGINNING, DAY, FOREVER
 from arrowstream.plan.grid import Grid, Spans, Uneven
 from arrowstream.plan.wallclock import Ints, wall_clock
 
@@ -81,7 +81,7 @@ class Interval:
 def interval(given: str | timedelta | int, dtype: pl.DataType, where: str, *, positive: bool = True) -> Interval:
     """An interval on a column of this type; above zero if `positive`. Raises `PlanError` for what is none."""
     if isinstance(given, timedelta):
-        given = _spelled(given // timedelta(microseconds=1))
+        given = spelled(given)
     text = str(given)
     sign = -1 if text.startswith("-") else 1
     made = _counted(text, sign, dtype, where) if dtype.is_integer() else _parsed(text, sign, dtype, where)
@@ -154,7 +154,7 @@ class Windows:
         if shift.months and not begins.months:
             raise PlanError(f"windows every {begins} cannot begin {shift} later, which is no fixed time")
         if self.period.months and begins.units and (count := self.period.most // max(begins.least, 1)) > _MOST:
-            raise PlanError(f"each row would be in {count:,} windows of {self.period} every {begins}; give a longer every")
+            raise PlanError(f"a row would be in {count:,} windows of {self.period} every {begins}; give a longer every")
         before = shift.units % begins.units if begins.units else 0
         if self.dtype.is_unsigned_integer() and (before or self.period.units > begins.units):
             raise PlanError(
@@ -183,10 +183,7 @@ class Windows:
         What is open ends later than the watermark, so at least by the least step of time, where the end is no part.
         """
         step = 0 if self.closed in ("right", "both") else self.tick
-        clock = _layout(self).bins.clock
-        most = self.period.most
-        if clock is not None:
-            most += ticks_of(clock.stretch(self.period.most * 1000 // _nanos(self.dtype)), self.dtype)
+        most = self.period.most + (stretch(self.period.most, self.dtype) if _layout(self).bins.clock else 0)
         return -step if label_right else most - step
 
     def opening(self, watermark: int, *, label_right: bool) -> int:
@@ -298,6 +295,13 @@ class Windows:
         )
 
 
+def stretch(length: int, dtype: pl.DataType) -> int:
+    """By how many ticks more than `length` may pass, at the most, while the clock on the wall goes on by that."""
+    zone = dtype.time_zone if isinstance(dtype, pl.Datetime) else None
+    _, clock = wall_clock(zone, 1_000_000, None)
+    return 0 if clock is None else clock.stretch(length)
+
+
 def physical(times: pl.Series) -> Ints:
     """Physical values of times."""
     values: Ints = times.cast(pl.Int64).to_numpy()  # not `to_physical`, which is a query
@@ -337,10 +341,11 @@ def _nanos(dtype: pl.DataType) -> int:
     return _NANOS["d"]
 
 
-def _spelled(micros: int) -> str:
-    """A length by a stop watch: a day of the calendar may have 23 hours, 24 hours have 24."""
+def spelled(length: timedelta) -> str:
+    """The length as Polars writes it, which takes 24 hours of Python for a day of the calendar."""
+    micros = length // timedelta(microseconds=1)
     text, rest = "-" if micros < 0 else "", abs(micros)
-    for unit in ("h", "m", "s", "ms", "us"):
+    for unit in ("d", "h", "m", "s", "ms", "us"):
         whole, rest = divmod(rest, _NANOS[unit] // 1000)
         text += f"{whole}{unit}" if whole else ""
-    return text if text.strip("-") else "0s"
+    return text or "0s"

@@ -25,7 +25,8 @@ FEW = 30
 NANOS = ("1ns", "7ns", "500ns", "1500ns")
 MICROS = ("1us", "400us", "500us")
 MILLIS = (
-    "1ms", "8ms", "10ms", "50ms", "125ms", "200ms", "500ms", "1s", "2500ms", "7s", "1m", "90s", "15m", "1h", "7h", "36h",
+    "1ms", "8ms", "10ms", "50ms", "125ms", "200ms", "500ms", "1s", "2500ms", "7s", "1m", "90s", "15m", "1h", "7h",
+    "36h",
 )  # fmt: skip
 DAYS = ("1d", "3d", "1w", "2w", "1mo", "5mo", "1q", "1y", "3y")
 COUNTS = ("1i", "2i", "3i", "5i", "10i", "25i", "64i", "1000i", "86400i", "1000000007i")
@@ -89,12 +90,11 @@ def test_all_pairs_of_lengths_give_the_windows_that_they_say(dtype: pl.DataType)
     for every, period, offset, closed in cases(dtype):
         case = (str(dtype), every, period, offset, closed)
         reading = Reading.of(every, period, offset, closed, unit)
-        try:
-            windows = made(dtype, every, period, offset, closed)
-        except PlanError as error:
-            assert "each row would be in" in str(error), case
-            assert not reading.few(10**6), case
+        if period.endswith(("mo", "q", "y")) and not every.endswith(("mo", "q", "y")) and not reading.few(10**7):
+            with pytest.raises(PlanError, match="a row would be in"):
+                made(dtype, every, period, offset, closed)
             continue
+        windows = made(dtype, every, period, offset, closed)
         times = times_near(reading, dtype)
         looked_at += 1
         if reading.few(FEW):
@@ -188,9 +188,10 @@ def test_windows_that_nothing_can_be_cut_into_are_refused() -> None:
     made(pl.UInt32(), "10i", "10i", "20i", "left")
 
 
-def test_a_length_of_python_goes_by_a_stop_watch() -> None:
-    assert interval(dt.timedelta(days=1, milliseconds=5), pl.Datetime("us"), "every").text == "24h5ms"
+def test_24_hours_of_python_are_a_day_as_they_are_for_polars() -> None:
+    assert interval(dt.timedelta(hours=24, milliseconds=5), pl.Datetime("us"), "every").text == "1d5ms"
     assert interval(-dt.timedelta(hours=6), pl.Datetime("us"), "offset", positive=False).text == "-6h"
+    assert interval(dt.timedelta(days=2), pl.Date(), "every").units == 2
 
 
 def test_the_longest_and_the_shortest_of_months() -> None:

@@ -487,6 +487,69 @@ def test_each_row_sees_what_lies_before_it(
     assert_frame_equal(found, wanted.agg(aggs), check_row_order=False)
 
 
+@pytest.mark.parametrize("closed", ["right", "left", "both", "none"])
+@pytest.mark.parametrize("period", ["1d", "24h", "2d", "36h"])
+@pytest.mark.parametrize("day", [dt.datetime(2026, 3, 28), dt.datetime(2026, 10, 24)])
+def test_the_day_before_each_row_is_that_of_polars_when_the_clock_is_changed(
+    day: dt.datetime, period: str, closed: Any
+) -> None:
+    """A day of 25 hours reaches back further than one of 24, and rows must be kept for so long."""
+    times = pl.datetime_range(day, day + dt.timedelta(days=3), "90m", time_zone="UTC", eager=True)
+    data = pl.DataFrame({"t": times.dt.convert_time_zone("Europe/Paris"), "v": pl.int_range(times.len(), eager=True)})
+    source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "0s")
+    aggs = [pl.len().cast(pl.Int64).alias("n"), pl.col("v").sum()]
+    rolled = source.rolling("t", period=period, closed=closed).agg(aggs)
+    wanted = data.rolling("t", period=period, closed=closed).agg(aggs)
+    for size in (data.height, 5, 1):
+        pieces = [{"s": data[number : number + size]} for number in range(0, data.height, size)]
+        assert_frame_equal(run_pieces(rolled._node, pieces).sort("t"), wanted)
+
+
+@pytest.mark.parametrize("unit", ["ns", "us", "ms"])
+def test_sessions_and_duplicates_count_as_finely_as_the_column(unit: Any) -> None:
+    """Ticks of an exchange in nanoseconds, 200 of them apart: no microsecond lies between."""
+    chance = random.Random(7)
+    fine = {"ns": 1000, "us": 1, "ms": 1}[unit]
+    gap = {"ns": "3us", "us": "3us", "ms": "3ms"}[unit]
+    times = sorted(chance.sample(range(-200 * fine, 200 * fine), 80))
+    data = pl.DataFrame({"t": pl.Series(times, dtype=pl.Int64).cast(pl.Datetime(unit)), "k": 1})
+    source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "0s")
+    sessions: list[list[int]] = []
+    let_through: list[int] = []
+    for time in times:
+        if not sessions or time - sessions[-1][-1] >= 3 * fine:
+            sessions.append([])
+        sessions[-1].append(time)
+        if not let_through or time - let_through[-1] >= 3 * fine:
+            let_through.append(time)
+    edges = pl.col("t", "_upper_boundary").to_physical()
+    for size in (80, 7, 1):
+        pieces = [{"s": data[number : number + size]} for number in range(0, 80, size)]
+        for aggs in (pl.len().cast(pl.Int64).alias("n"), pl.col("t").count().cast(pl.Int64).alias("n")):
+            visits = source.group_by_session("t", gap=gap, group_by="k", include_boundaries=True).agg(aggs)
+            found = run_pieces(visits._node, pieces).select(edges, "n").sort("t")
+            assert found.rows() == [(one[0], one[-1] + 3 * fine, len(one)) for one in sessions]
+        once = run_pieces(source.unique("k", within=gap)._node, pieces)
+        assert once["t"].to_physical().sort().to_list() == let_through
+
+
+def test_a_duration_that_is_finer_than_what_is_counted_is_refused_and_not_rounded() -> None:
+    ticks = ars.StreamingContext().read.memory({"t": pl.Datetime("ns"), "k": pl.Int64}, name="s")
+    timed = ticks.with_watermark("t", "2000ns")
+    for call in (
+        lambda: ticks.with_watermark("t", "1500ns"),
+        lambda: timed.group_by_session("t", gap="700ns"),
+        lambda: timed.rolling("t", period="700ns"),
+        lambda: timed.unique("k", within="1500ns"),
+        lambda: timed.join(timed, on="k", within="1500ns"),
+    ):
+        with pytest.raises(ars.ArrowStreamError, match="finer than a microsecond"):
+            call()
+    with pytest.raises(ars.ArrowStreamError, match="above zero"):
+        timed.rolling("t", period="0s")
+    timed.group_by_dynamic("t", every="700ns", period="1500ns").len()  # windows count in nanoseconds
+
+
 @given(rows=rows_of, cuts=cuts_of, keyed=st.booleans(), size=st.integers(1, 4))
 @settings(max_examples=40)
 def test_windows_of_a_number_of_rows(rows: Any, cuts: Any, keyed: bool, size: int) -> None:

@@ -48,14 +48,20 @@ class WallClock:
         if high > _HIGH or low < -_HIGH:
             instants = np.clip(instants, -_HIGH, _HIGH)
         begin, end = np.searchsorted(self.since[1:], (low, high), "right")
-        if begin == end and self.before[begin] - self.since[begin] < self.offsets[begin]:
-            return instants + int(self.offsets[begin])
+        if begin == end and low + int(self.offsets[begin]) > self.before[begin]:
+            return instants + int(self.offsets[begin])  # as nearly always: no change among them
         at = np.searchsorted(self.since[1:], instants, "right")
         faces: Ints = np.maximum(instants + self.offsets[at], self.before[at])
         return faces
 
     def first(self, times: Ints) -> Ints:
         """The first instants at which the clock shows each of these times, or one beyond."""
+        if not len(times):
+            return times
+        low, high = int(times.min()), int(times.max())
+        begin, end = np.searchsorted(self.after, (low, high), "right")
+        if begin == end and low - int(self.offsets[begin]) >= self.since[begin]:
+            return times - int(self.offsets[begin])
         at = np.searchsorted(self.after, times, "right")
         instants: Ints = np.maximum(times - self.offsets[at], self.since[at])
         return instants

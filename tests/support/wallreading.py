@@ -6,6 +6,7 @@ import datetime as dt
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 DAY = 86_400
@@ -121,25 +122,53 @@ def _days(date: dt.date) -> int:
 
 @dataclass(frozen=True)
 class ZonedReading:
-    """Windows that do not overlap, in seconds, by the clock on the wall of a zone."""
+    """Windows by the clock on the wall of a zone, in seconds; a change of the clock is at most some days away."""
 
     zone: ZoneInfo
     plain: Reading
 
     @classmethod
-    def of(cls, zone: ZoneInfo, every: str, offset: str) -> ZonedReading:
-        return cls(zone, Reading.of(every, every, offset, "left", 10**9))
+    def of(cls, zone: ZoneInfo, every: str, offset: str, period: str = "", closed: str = "left") -> ZonedReading:
+        return cls(zone, Reading.of(every, period or every, offset, closed, 10**9))
 
     def window(self, time: int, change: int) -> tuple[int, int]:
-        """Begin and end of the window that holds an instant no more than some days from a change of the clock."""
-        every = self.plain.every
-        if not every.calendar and self.moved(change) % every.steps == 0:
-            begin = time - (self.shown(time) - self.plain.begin(0)) % every.steps
-            return begin, begin + every.steps
+        """Begin and end of the one window that holds an instant, where windows do not overlap."""
+        if self.goes_on(change):
+            return self._moved(self.plain.last(self.shown(time)), time)
+        number = self._last(time)
+        return self.first(self.plain.begin(number)), self.first(self.plain.begin(number + 1))
+
+    def holding(self, time: int, change: int) -> list[tuple[int, int]]:
+        """All windows that hold an instant."""
+        plain = self.plain
+        if self.goes_on(change):
+            offset = self.offset(time)
+            return [(begin - offset, end - offset) for begin, end in plain.holding(time + offset)]
+        found, number = [], self._last(time) + 1
+        longest = plain.period.steps + 31 * DAY * plain.period.months + 2 * DAY
+        while (begin := self.first(plain.begin(number))) >= time - longest:
+            end = self.first(plain.end(number))
+            # Of those that begin at one instant the last is there.
+            if plain.holds(time, begin, end) and begin < self.first(plain.begin(number + 1)):
+                found.append((begin, end))
+            number -= 1
+        return sorted(found)
+
+    def goes_on(self, change: int) -> bool:
+        """Whether windows go on over a change as if nothing had happened."""
+        every, period = self.plain.every, self.plain.period
+        return not (every.calendar or period.calendar) and self.moved(change) % every.steps == 0
+
+    def _moved(self, number: int, time: int) -> tuple[int, int]:
+        offset = self.offset(time)
+        return self.plain.begin(number) - offset, self.plain.end(number) - offset
+
+    def _last(self, time: int) -> int:
+        """The last window that begins up to an instant: in the hour that comes again, later ones have begun already."""
         number = self.plain.last(self.shown(time))
         while self.first(self.plain.begin(number + 1)) <= time:
             number += 1
-        return self.first(self.plain.begin(number)), self.first(self.plain.begin(number + 1))
+        return number
 
     def moved(self, change: int) -> int:
         """By how much the clock is moved at an instant."""
@@ -161,10 +190,7 @@ class ZonedReading:
         return high
 
     def offset(self, time: int) -> int:
-        instant = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=time)
-        offset = instant.astimezone(self.zone).utcoffset()
-        assert offset is not None
-        return round(offset.total_seconds())
+        return _offset(self.zone, time)
 
     def _offsets(self, shown: int) -> Iterator[int]:
         for fold in (0, 1):
@@ -172,3 +198,11 @@ class ZonedReading:
             offset = time.replace(tzinfo=self.zone, fold=fold).utcoffset()
             assert offset is not None
             yield round(offset.total_seconds())
+
+
+@lru_cache(maxsize=1 << 16)
+def _offset(zone: ZoneInfo, time: int) -> int:
+    instant = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=time)
+    offset = instant.astimezone(zone).utcoffset()
+    assert offset is not None
+    return round(offset.total_seconds())

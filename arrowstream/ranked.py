@@ -9,6 +9,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
+from arrowstream.names import inner
 from arrowstream.plan.eventtime import duration_ticks
 from arrowstream.plan.expressions import PANIC, Call, columns, expand, parse, plan_error, walk
 from arrowstream.plan.expressions import Node as Tree
@@ -103,7 +104,7 @@ def over(node: Node, method: str, exprs: Sequence[pl.Expr]) -> Node:
     return Recompute(
         schema=schema,
         kind=Append() if final else Retract(),
-        time=time if kept and method == "with_columns" else None,
+        time=(time.settled() if final else time) if time is not None and kept and method == "with_columns" else None,
         input=node,
         keys=keys,
         columns=tuple(node.schema),
@@ -131,6 +132,8 @@ def unique(node: Node, subset: Any, keep: str, within: Any, ttl: Any = None) -> 
         if keep not in ("any", "first") or not append:
             raise PlanError("unique: within= keeps the first of a stream that only grows; leave out keep=")
         ticks = duration_ticks(within, node.schema[node.time.column], "unique: within")
+        if ticks <= 0:
+            raise PlanError(f"unique: within={within!r} must be above zero: at the same time nothing would be near")
     if append and keep != "none":
         kind: ChangeKind = Upsert(names) if keep == "last" else Append()
         # Equal rows have the same time where it is among the columns: then no late one can stand before one in time.
@@ -202,7 +205,7 @@ def top_k(
         result = Recompute(
             schema=schema,
             kind=Append() if final else kind,
-            time=keyed.time if final else None,
+            time=keyed.time.settled() if final and keyed.time is not None else None,
             input=keyed,
             keys=keys,
             columns=tuple(keyed.schema),
@@ -238,7 +241,7 @@ def _with_keys(node: Node, by: Sequence[tuple[str, pl.Expr]]) -> tuple[Node, tup
         if bare.meta.is_column():
             names.append(bare.meta.output_name())
             continue
-        names.append(f"__by_{number}")
+        names.append(inner(f"by_{number}"))
         made.append(expr.alias(names[-1]))
     return (_rows(node, Step("with_columns", tuple(made))) if made else node), tuple(names)
 

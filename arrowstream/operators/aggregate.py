@@ -26,7 +26,7 @@ from arrowstream.state.table import KeyedTable
 class PartialAggregate:
     """One row per group and task: keys and accumulators; and the distinct values that are to be counted.
 
-    These have `__group` besides, if `numbered`: see `Decomposition.partials`.
+    These have `GROUP` besides, if `numbered`: see `Decomposition.partials`.
     """
 
     def __init__(self, decomposition: Decomposition, weighted: bool, *, numbered: bool = False) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import polars as pl
 
-from arrowstream.engine import engine
+from arrowstream import matching
+from arrowstream.engine import JOINING, engine
 from arrowstream.errors import StateError
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, consolidated, difference, gathered, signed
 from arrowstream.operators.moment import Mark, Moment
@@ -22,7 +24,7 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 from arrowstream.state.table import KeyedTable
 
-_OUT: Final = "__out"
+_OUT: Final = inner("recompute_out")
 
 
 class RecomputeGroups:
@@ -108,7 +110,7 @@ class _Rows(Protocol):
     def table(self) -> StateTable: ...
 
     def of(self, keys: pl.DataFrame) -> pl.DataFrame:
-        """The rows of these groups, in order of arrival, with their numbers in `__id`."""
+        """The rows of these groups, in order of arrival, with their numbers in `ID`."""
 
     def append(self, rows: pl.DataFrame) -> None: ...
 
@@ -158,7 +160,9 @@ class _Passing:
         frame = self.table.frame
         if not frame.height:
             return frame
-        return frame.join(keys, on=self._keys, how="semi", nulls_equal=True, maintain_order="left")
+        options: dict[str, Any] = {"how": "semi", "nulls_equal": True, "maintain_order": "left"}
+        found = matching.join(frame.lazy(), keys.lazy(), self._keys, keys.schema, **options)
+        return found.collect(engine=JOINING)
 
     def append(self, rows: pl.DataFrame) -> None:
         self.table.append(rows)

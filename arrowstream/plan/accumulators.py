@@ -20,12 +20,13 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.names import inner
 from arrowstream.plan.expressions import Column, Node, build, describe
 
-ROWS = "__rows"
+ROWS = inner("rows")
 """The accumulator that every group has: how many rows it holds."""
 
-OLD = "__old"
+OLD = inner("old")
 """What the names of the state's columns end in while `combine` runs."""
 
 WORD = 2**32

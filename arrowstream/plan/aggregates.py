@@ -18,9 +18,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine, few
 from arrowstream.errors import PlanError
 from arrowstream.frames import rows_at
+from arrowstream.names import inner
 from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge, Operand
 from arrowstream.plan.custom import Custom
 from arrowstream.plan.expressions import PANIC, Node, build, parse, plan_error, resolve, unaliased
@@ -29,13 +31,13 @@ from arrowstream.plan.rowlocal import check_row_local
 from arrowstream.plan.running import NotDecomposable, Taker, column_name, columns_of
 
 MAIN = "main"
-VALUE = "__value"
-WEIGHT = "__weight"
-GROUP = "__group"
-_PLACE = "__place"
+VALUE = inner("value")
+WEIGHT = inner("weight")
+GROUP = inner("group")
+_PLACE = inner("group_place")
 # So many conditions fit into the mask that is kept of a value.
 _CONDITIONS = 64
-_PRESENT = "__present"
+_PRESENT = inner("present")
 
 __all__ = [
     "GROUP",
@@ -55,7 +57,7 @@ __all__ = [
 class Pairs:
     """Distinct values to be counted by whoever keeps state, since no running value can tell what was seen.
 
-    `keys` are the group's keys and `__value`. Counts of the same values under several conditions share their pairs:
+    `keys` are the group's keys and `VALUE`. Counts of the same values under several conditions share their pairs:
     each has a column, named as its accumulator, one of `columns`. It says whether the value was seen (Boolean), or,
     where rows have weights, how often (Int64). For each batch, bring the pairs of `partial` together by key, as
     `merge` does, and bring these to those that are kept: where a Boolean becomes true, or a number comes above 0, the
@@ -114,13 +116,13 @@ class Decomposition:
     """Aggregates by key, taken apart. It pickles, and holds no data.
 
     `keys` are the group's columns, empty for one group of everything; `accumulators` what is kept for a group,
-    under names of their own, with the Int64 `__rows` always among them; `output` the keys and results, exactly as
+    under names of their own, with the Int64 `ROWS` always among them; `output` the keys and results, exactly as
     `final` gives them. `pairs` are the tables of distinct values that go with it.
 
     `ordered` says that a value depends on the order of arrival (first, last, implode).
 
     With `weighted` a row carries an Int64 weight, +1 for one that comes and -1 for one that is taken back;
-    `__rows` is then the sum of weights, and a group at 0 has vanished.
+    `ROWS` is then the sum of weights, and a group at 0 has vanished.
     """
 
     keys: pl.Schema
@@ -179,7 +181,7 @@ class Decomposition:
         """What `partial` gives of these rows, as `main`, and their pairs by name, each with the key columns.
         `size` is about how many rows they are, if that is known.
 
-        All have `__group` besides, which numbers the groups: within this call it tells them as the keys do. Keys, often
+        All have `GROUP` besides, which numbers the groups: within this call it tells them as the keys do. Keys, often
         texts, are so looked at once; pairs are found by numbers.
         """
         exprs = self.reads
@@ -230,7 +232,11 @@ class Decomposition:
         both = pl.concat([old.with_row_index(_PLACE), new.with_row_index(_PLACE)]).filter(pl.col(ROWS).is_not_null())
         merged = both.group_by(_PLACE, maintain_order=True).agg(self._stacked)
         places = pl.DataFrame({_PLACE: pl.int_range(new.height, dtype=pl.UInt32, eager=True)})
-        return places.join(merged, on=_PLACE, how="left", maintain_order="left").drop(_PLACE)
+        return (
+            matching.join_numbers(places.lazy(), merged.lazy(), _PLACE, how="left", maintain_order="left")
+            .drop(_PLACE)
+            .collect(engine=engine(new.height))
+        )
 
     def final(self, frame: pl.DataFrame, by: Sequence[str] | None = None) -> pl.DataFrame:
         """The output rows of keys and accumulators, in their order; a row of nulls is a group of no rows.
@@ -359,8 +365,6 @@ def _assembled(
     readable = {ROWS: "rows"}
     for accumulator, number in taker.accumulators.items():
         readable.update({column_name(number, role): accumulator.described(role) for role in accumulator.columns})
-    if clash := set(kept) & set(keys):
-        raise PlanError(f"group_by: the name {min(clash)!r} is used inside; rename the key by .alias(...)")
 
     def every(step: Callable[[Accumulator, Columns], Mapping[str, pl.Expr]], first: pl.Expr) -> tuple[pl.Expr, ...]:
         return (

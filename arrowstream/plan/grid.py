@@ -85,7 +85,7 @@ class Grid:
         return Spans(starts, stops) if kept.all() else Spans(starts[kept], stops[kept])
 
     def complete(self, end: int) -> int:
-        """All bins below this number get no more rows, once windows that end here are closed."""
+        """All bins below this number get no more rows but late ones, once windows that end here are closed."""
         return end if self.grows else (end - self.length) // self.stride * self.stride + self.length
 
     def needed(self, end: int) -> int:

@@ -22,11 +22,12 @@ from typing import Final
 import polars as pl
 
 from arrowstream.errors import ColumnError, PlanError
+from arrowstream.names import inner
 from arrowstream.plan.accumulators import INTO
 from arrowstream.plan.elementwise import ELEMENTWISE, LENGTH_CHANGING
 from arrowstream.plan.expressions import PANIC, Call, Node, build, describe, parse, resolve, unaliased, walk
 
-TOO_LARGE: Final = "__too_large"
+TOO_LARGE: Final = inner("too_large")
 """Column of results: why the row has to be set aside; null for one that can be given out."""
 
 

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 import polars as pl
 
 from arrowstream.errors import PlanError
+from arrowstream.names import inner
 from arrowstream.plan.expressions import Call, Column, build, columns, expand, parse, walk
 from arrowstream.plan.expressions import Node as Tree
 from arrowstream.plan.groupwise import TOO_LARGE
@@ -114,6 +115,7 @@ class MapGroups:
 
 
 _OVER: Final = "Over"
+_OVER_VALUE: Final = inner("over")
 
 
 def is_over(tree: Tree) -> bool:
@@ -134,8 +136,8 @@ def over_keys(method: str, exprs: Sequence[pl.Expr], schema: pl.Schema) -> tuple
     found: dict[tuple[str, ...], None] = {}
     for name, expr in expand(schema, *exprs):
         plain = _without_over(parse(expr), found)
-        extended = pl.Schema({**schema, "__over": schema.get(name, pl.Float64())})
-        if "__over" not in columns(plain):
+        extended = pl.Schema({**schema, _OVER_VALUE: schema.get(name, pl.Float64())})
+        if _OVER_VALUE not in columns(plain):
             check_row_local(method, build(plain), extended)
     if len(found) > 1:
         several = " and ".join(f"over({', '.join(keys)})" for keys in found)
@@ -154,6 +156,6 @@ def _without_over(tree: Tree, found: dict[tuple[str, ...], None]) -> Tree:
             if not keys or not all(isinstance(key, Column) for key in keys):
                 raise PlanError("over(...) on a stream partitions by columns; make one first: with_columns(key=...)")
             found[tuple(key.name for key in keys if isinstance(key, Column))] = None
-            return Column("__over")
+            return Column(_OVER_VALUE)
         return Call(tree.op, tree.options, tuple(_without_over(each, found) for each in tree.inputs), tree.inner)
     return tree

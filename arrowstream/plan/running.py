@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from arrowstream.errors import NotRowLocalError, PlanError
+from arrowstream.names import inner
 from arrowstream.plan.accumulators import (
     ROWS,
     Accumulator,
@@ -118,7 +119,7 @@ class Taker:
     def _leaf(self, call: Call) -> Column:
         if call not in self._leaves:
             value = AGGREGATES.get(call.op, _custom)(self, call)
-            self._leaves[call] = name = f"__value{len(self._leaves)}"
+            self._leaves[call] = name = inner(f"value_{len(self._leaves)}")
             self.values[name] = value
         return Column(self._leaves[call])
 
@@ -349,7 +350,7 @@ AGGREGATES: Mapping[str, Callable[[Taker, Call], pl.Expr]] = {
 
 def column_name(number: int, role: str) -> str:
     """The name of one column of the accumulator of this number."""
-    return f"__{number}_{role}"
+    return inner(f"{number}_{role}")
 
 
 def columns_of(number: int) -> Columns:

@@ -22,14 +22,15 @@ import numpy as np
 import polars as pl
 
 from arrowstream.errors import PlanError
+from arrowstream.names import inner
 from arrowstream.plan.bins import Bins, Even, Months, month_days
 from arrowstream.plan.eventtime import BEGINNING, DAY, FOREVER
 from arrowstream.plan.grid import Grid, Spans, Uneven
 from arrowstream.plan.wallclock import Ints, wall_clock
 
-BIN: Final = "__bin"
-START: Final = "__start"
-END: Final = "__end"
+BIN: Final = inner("bin")
+START: Final = inner("start")
+END: Final = inner("end")
 
 Closed = Literal["left", "right", "both", "none"]
 CLOSED: Final = ("left", "right", "both", "none")
@@ -177,15 +178,6 @@ class Windows:
         layout = _layout(self)
         return layout if isinstance(layout, Grid) else None
 
-    def behind(self, *, label_right: bool) -> int:
-        """By how many ticks the label of a window to come may lie before the watermark.
-
-        What is open ends later than the watermark, so at least by the least step of time, where the end is no part.
-        """
-        step = 0 if self.closed in ("right", "both") else self.tick
-        most = self.period.most + (stretch(self.period.most, self.dtype) if _layout(self).bins.clock else 0)
-        return -step if label_right else most - step
-
     def opening(self, watermark: int, *, label_right: bool) -> int:
         """The least start, or end, that a window may have which this watermark has not closed; a physical value."""
         layout, last = _layout(self), self.last(watermark)
@@ -213,7 +205,7 @@ class Windows:
         return int(bins.physical(first[None])[0]) if first == last else None
 
     def pairs(self, bins: pl.Series, low: int, high: int) -> pl.DataFrame:
-        """`__bin`, `__start`, `__end`: the windows that each bin is in and that the watermark passes after `low`, up to
+        """`BIN`, `START`, `END`: the windows that each bin is in and that the watermark passes after `low`, up to
         `high`; sorted by window. With `touching` also those that hold some times of the bin, or none.
         """
         begins = physical(bins.unique().sort())
@@ -251,8 +243,26 @@ class Windows:
                 return (watermark - back) // DAY
         return watermark - back
 
+    def closes(self, stop: int) -> int:
+        """The least watermark that closes a window which ends at this physical value."""
+        back = 1 if self.closed in ("right", "both") else 0
+        match self.dtype:
+            case pl.Datetime(time_unit="ms"):
+                return stop * 1000 + back
+            case pl.Datetime(time_unit="ns"):
+                return -((-stop - back) // 1000)
+            case pl.Date():
+                return stop * DAY + back
+        return stop + back
+
+    def closed_by(self, watermark: int) -> pl.Expr:
+        """Whether the window of `START` and `END` is closed by this watermark."""
+        most = 2**63 - 1
+        last = max(min(self.last(watermark), most), -most)
+        return pl.col(END).to_physical().cast(pl.Int64) <= pl.lit(last, pl.Int64)
+
     def contains(self, time: pl.Expr) -> pl.Expr:
-        """Whether the window of `__start` and `__end` contains a time."""
+        """Whether the window of `START` and `END` contains a time."""
         start, end = pl.col(START), pl.col(END)
         low = time >= start if self.closed in ("left", "both") else time > start
         high = time <= end if self.closed in ("right", "both") else time < end
@@ -272,16 +282,6 @@ class Windows:
     def touching(self) -> bool:
         """Whether a time may be in a window that ends where its bin begins, or not in one that begins there."""
         return self.closed in ("both", "none")
-
-    @property
-    def tick(self) -> int:
-        """The least step of the column, in ticks."""
-        match self.dtype:
-            case pl.Datetime(time_unit="ms"):
-                return 1000
-            case pl.Date():
-                return DAY
-        return 1
 
     @property
     def _begins(self) -> Interval:

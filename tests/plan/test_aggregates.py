@@ -20,6 +20,7 @@ from arrowstream.errors import NotRowLocalError, PlanError
 from arrowstream.plan.aggregates import ROWS, Decomposition, NotDecomposable, canonical, decompose
 from arrowstream.plan.expressions import expand_grouped
 from arrowstream.plan.groupwise import TOO_LARGE
+from arrowstream.plan.running import column_name
 
 SCHEMA = pl.Schema(
     {
@@ -376,7 +377,7 @@ def test_accumulators_are_shared() -> None:
     plan = planned(
         [k], [i.sum().alias("a"), i.mean().alias("b"), (i.sum() / i.count()).alias("c"), pl.len().alias("d")]
     )
-    assert plan.accumulators.names() == [ROWS, "__0_high", "__0_low", "__1_values"]
+    assert plan.accumulators.names() == [ROWS, column_name(0, "high"), column_name(0, "low"), column_name(1, "values")]
 
 
 def test_counts_are_widened() -> None:

@@ -15,7 +15,7 @@ from wallreading import DAY, ZonedReading
 from arrowstream.errors import PlanError
 from arrowstream.plan.eventtime import BEGINNING, FOREVER
 from arrowstream.plan.wallclock import changes, wall_clock
-from arrowstream.plan.windows import CLOSED, Windows, interval
+from arrowstream.plan.windows import BIN, CLOSED, END, START, Windows, interval
 
 WHOLE = bool(os.environ.get("ARROWSTREAM_TEST_ALL"))
 FIRST, LAST = 0, 76 * 365 * DAY + 19 * DAY  # 1970 to 2046
@@ -86,9 +86,9 @@ def found(cut: Windows, instants: np.ndarray) -> list[tuple[int, int]]:  # type:
     times = cut.times(instants * 1_000_000)
     begins = cut.bins_of(times)
     pairs = cut.pairs(begins, BEGINNING, FOREVER)
-    rows = pl.DataFrame({"__bin": begins}).join(pairs, on="__bin", how="left", maintain_order="left")
+    rows = pl.DataFrame({BIN: begins}).join(pairs, on=BIN, how="left", maintain_order="left")
     assert rows.height == len(instants), "a row is in no window, or in two"
-    edges = rows.select(pl.col("__start", "__end").to_physical())
+    edges = rows.select(pl.col(START, END).to_physical())
     assert edges.select((pl.all() % 1_000_000 == 0).all()).row(0) == (True, True)
     return [(start // 1_000_000, end // 1_000_000) for start, end in edges.iter_rows()]
 
@@ -125,12 +125,10 @@ def test_at_changes_of_a_clock_windows_that_overlap_and_such_with_gaps_are_those
             for at in instants if WHOLE else instants[place % 2 :: 30]:
                 times = [at + away for away in AROUND[::3]]
                 column = cut.times(np.array(times) * 1_000_000)
-                rows = pl.DataFrame({"at": column, "__bin": cut.bins_of(column)})
-                got = rows.join(cut.pairs(rows["__bin"], BEGINNING, FOREVER), on="__bin").filter(
-                    cut.contains(pl.col("at"))
-                )
+                rows = pl.DataFrame({"at": column, BIN: cut.bins_of(column)})
+                got = rows.join(cut.pairs(rows[BIN], BEGINNING, FOREVER), on=BIN).filter(cut.contains(pl.col("at")))
                 wanted = [(time, *window) for time in times for window in reading.holding(time, at)]
-                shown = sorted(got.select(pl.col("at", "__start", "__end").to_physical() // 1_000_000).rows())
+                shown = sorted(got.select(pl.col("at", START, END).to_physical() // 1_000_000).rows())
                 assert shown == sorted(wanted), (zone, every, period, at)
 
 
@@ -182,7 +180,7 @@ def test_times_before_all_changes_and_after_them_are_no_matter() -> None:
         near = begins[1:4]
         assert ((ends.to_physical()[1:4] - near) < 25 * 3600 * 10**9).all()
         pairs = cut.pairs(cut.bins_of(ends), BEGINNING, FOREVER)
-        assert (pairs["__start"] <= pairs["__end"]).all()
+        assert (pairs[START] <= pairs[END]).all()
     dawn = pl.Series(["1700-03-01 12:00"]).str.to_datetime(time_zone="UTC").dt.convert_time_zone("Europe/Paris")
     cut = windows("Europe/Paris", "1d", "0s")
     assert cut.bins_of(dawn.cast(cut.dtype)).dt.to_string("%F %T").to_list() == ["1700-03-01 00:00:00"]

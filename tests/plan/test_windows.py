@@ -17,7 +17,7 @@ from wallreading import Reading
 
 from arrowstream.errors import PlanError
 from arrowstream.plan.eventtime import BEGINNING, DAY, FOREVER, ticks_of
-from arrowstream.plan.windows import CLOSED, Windows, interval, physical
+from arrowstream.plan.windows import BIN, CLOSED, END, START, Windows, interval, physical
 
 WHOLE = bool(os.environ.get("ARROWSTREAM_TEST_ALL"))
 FEW = 30
@@ -74,12 +74,12 @@ def times_near(reading: Reading, dtype: pl.DataType) -> list[int]:
 def held(windows: Windows, times: list[int], low: int = BEGINNING, high: int = FOREVER) -> set[tuple[int, int, int]]:
     """Of these times and the windows that are closed between two watermarks: which contains which."""
     column = windows.times(np.array(times))
-    rows = pl.DataFrame({"at": column, "__bin": windows.bins_of(column)})
-    found = rows.join(windows.pairs(rows["__bin"], low, high), on="__bin")
+    rows = pl.DataFrame({"at": column, BIN: windows.bins_of(column)})
+    found = rows.join(windows.pairs(rows[BIN], low, high), on=BIN)
     if windows.touching:
         found = found.filter(windows.contains(pl.col("at")))
     assert found.is_unique().all()
-    return set(found.select(pl.col("at", "__start", "__end").to_physical().cast(pl.Int64)).rows())
+    return set(found.select(pl.col("at", START, END).to_physical().cast(pl.Int64)).rows())
 
 
 @pytest.mark.parametrize("dtype", COLUMNS, ids=str)
@@ -105,7 +105,7 @@ def test_all_pairs_of_lengths_give_the_windows_that_they_say(dtype: pl.DataType)
             number = reading.last(time)
             some = [(reading.begin(each), reading.end(each)) for each in range(number - 4, number + 1)]
             ends = sorted(ticks_of(end, dtype) for _, end in some)
-            found = held(windows, [time], ends[0] - 1, ends[-1] + 2 * windows.tick)
+            found = held(windows, [time], ends[0] - 1, ends[-1] + 1)
             assert found >= {(time, begin, end) for begin, end in some if reading.holds(time, begin, end)}, case
             for _, begin, end in found:
                 number = reading.last(begin)
@@ -146,6 +146,7 @@ def test_each_window_is_closed_by_one_watermark_and_the_first_that_is_open_is_kn
     assert len(set(whole)) == len(whole)
     for mark in marks[1:-1]:
         last = windows.last(mark)
+        assert windows.last(windows.closes(last)) >= last > windows.last(windows.closes(last) - 1)
         still = [pair for pair in whole if pair[1] > last]
         assert all(start >= windows.opening(mark, label_right=False) for start, _ in still)
         assert all(stop >= windows.opening(mark, label_right=True) > last for _, stop in still)

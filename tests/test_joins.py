@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,36 @@ def test_a_join_within_a_distance_comes_once_and_final(how: Any, left: Any, righ
     letters: list[pa.Table] = []
     found = run_pieces(joined._node, pieces(a, b, cuts), letters=letters)
     assert_same(found, bounded(less(a, letters, "left", "t"), less(b, letters, "right", "t"), how, 5))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "within", "steps"),
+    [
+        (pl.Datetime("ns"), "1us", 1000),
+        (pl.Datetime("ns", "Europe/Paris"), "3us", 3000),
+        (pl.Datetime("us"), "70us", 70),
+        (pl.Datetime("ms"), "70ms", 70),
+        (pl.Date(), "2d", 2),
+        (pl.Int8(), 3, 3),
+        (pl.UInt32(), 3, 3),
+    ],
+)
+def test_a_distance_is_as_fine_as_the_column(dtype: pl.DataType, within: Any, steps: int) -> None:
+    """Quotes and trades in nanoseconds: within a microsecond means 1000 of them, also before 1970."""
+    low, high = (-100, 100) if not dtype.is_unsigned_integer() else (0, 200)
+    wide = max(1, steps // 20)
+    sides = [sorted(random.Random(seed).sample(range(low * wide, high * wide), 40)) for seed in (1, 2)]
+    narrow = pl.Int32 if dtype == pl.Date() else pl.Int64
+    data = [pl.DataFrame({"k": 1, "t": pl.Series(side, dtype=pl.Int64).cast(narrow).cast(dtype)}) for side in sides]
+    ctx = ars.StreamingContext()
+    delay = 0 if dtype.is_integer() else "0s"
+    one, two = (ctx.read.memory(data[0].schema, name=name).with_watermark("t", delay) for name in ("left", "right"))
+    joined = one.join(two, on="k", within=within).select("t", "t_right")
+    wanted = [(a, b) for a in sides[0] for b in sides[1] if abs(a - b) <= steps]
+    for count in (1, 9, 40):
+        cuts = [(number / count, number / count) for number in range(1, count)]
+        found = run_pieces(joined._node, pieces(*data, cuts)).select(pl.all().to_physical().cast(pl.Int64))
+        assert sorted(found.rows()) == sorted(wanted)
 
 
 @pytest.mark.parametrize("how", HOWS)

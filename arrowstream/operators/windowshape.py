@@ -17,7 +17,7 @@ from arrowstream.operators.exchange import difference, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.plan.aggregates import MAIN
-from arrowstream.plan.eventtime import BEGINNING, FOREVER, step_of, ticks_of
+from arrowstream.plan.eventtime import BEGINNING, FOREVER
 from arrowstream.plan.grid import Spans
 from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.windownodes import WindowAggregate
@@ -71,15 +71,9 @@ class WindowShape(ABC):
             # The first bin with an open window is in the first window to close.
             spans = self._windows.closing(bins[:several], end, FOREVER)
             if len(spans):
-                return [self._closes(int(spans.stops.min()))]
+                return [self._windows.closes(int(spans.stops.min()))]
             several *= 2
         return [None]
-
-    def _closes(self, stop: int) -> int:
-        """The least watermark that closes windows which end here (a physical value)."""
-        windows, end = self._windows, ticks_of(stop, self._windows.dtype)
-        steps = (end, end + 1, end + step_of(windows.dtype))
-        return next(watermark for watermark in steps if windows.last(watermark) >= stop)
 
     def nothing(self) -> Changes:
         """No change."""
@@ -126,8 +120,8 @@ class WindowShape(ABC):
 
 def bin_table(schema: pl.Schema, windows: Windows, *, ordered: bool) -> BinTable:
     """A table for rows by the bins of windows."""
-    grid = windows.grid()
-    return BinTable(schema, BIN, step=None if grid is None else grid.size, ordered=ordered)
+    bins = windows.bin
+    return BinTable(schema, BIN, step=None if bins is None else bins.step, ordered=ordered)
 
 
 def drop_passed(table: BinTable, windows: Windows, before: int, limit: int) -> None:
@@ -138,7 +132,8 @@ def drop_passed(table: BinTable, windows: Windows, before: int, limit: int) -> N
     if limit == FOREVER:
         needed = int(values[-1]) + 1
     elif (grid := windows.grid()) is not None and not windows.touching:
-        needed = int(grid.physical(np.array([grid.needed(grid.end(windows.last(limit)))]))[0])
+        number = grid.needed(grid.bins.number(windows.last(limit)))
+        needed = int(grid.bins.physical(np.array([number]))[0])
     else:
         alive, _ = windows.closing(values, limit, FOREVER).pieces(values, touching=windows.touching)
         needed = int(alive.min()) if len(alive) else int(values[-1]) + 1

@@ -59,6 +59,8 @@ class StreamGroupBy:
                 kind=Upsert(keys),
                 input=node,
                 keys=keys,
+                by=tuple(expr.alias(name) for name, expr in by),
+                aggs=tuple(expr.alias(name) for name, expr in outputs),
                 description=described if len(described) <= 120 else described[:119] + "…",
                 decomposition=plan,
                 ttl=ttl,

@@ -28,6 +28,11 @@ def instants(walls: pl.Series, zone: str) -> pl.Series:
     return filled.select(pl.coalesce("found", "instant")).to_series()
 
 
+def offsets(times: pl.Series) -> pl.Series:
+    """By how much the clock on the wall is ahead of UTC at instants of a zoned column, in units of the column."""
+    return times.dt.replace_time_zone(None).to_physical() - times.to_physical()
+
+
 def walls(times: pl.Series) -> pl.DataFrame:
     """`from` and `until` (naive datetimes) of instants of a zoned column: between which bounds each lies.
 

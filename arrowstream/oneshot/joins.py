@@ -147,9 +147,8 @@ def joined_as_of(node: AsofJoin, left: pl.LazyFrame, right: pl.LazyFrame, once: 
 def _numbers(left: pl.DataFrame, right: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     """Keys of two sides as numbers, the same for equal ones; null where one of the key's columns is."""
     both = pl.concat([left, right.rename(dict(zip(right.columns, left.columns, strict=True)))])
-    found = both.select(
-        pl.when(pl.all_horizontal(pl.all().is_not_null())).then(
-            pl.int_range(pl.len(), dtype=pl.Int64).first().over(both.columns)
-        )
-    ).to_series()
+    row = unused("row", both.columns)
+    found = both.with_row_index(row).select(
+        pl.when(pl.all_horizontal(pl.col(both.columns).is_not_null())).then(pl.col(row).first().over(both.columns))
+    )[row]
     return found.head(left.height), found.tail(right.height)

@@ -29,12 +29,12 @@ def sessions(node: SessionAggregate, rows: pl.LazyFrame, once: Once) -> pl.LazyF
         [*node.aggs, pl.col(node.index).min().alias(first), pl.col(node.index).max().alias(last)],
         node.input.schema,
     )
-    shown = [pl.col(first).alias(node.index)]
+    shown = {}
     if node.boundaries:
         end = (pl.col(last).to_physical().cast(pl.Int64) * size + gap).floordiv(size)
         whole_number = end.cast(pl.Int32) if isinstance(dtype, pl.Date) else end
-        shown += [pl.col(first).alias("_lower_boundary"), whole_number.cast(dtype).alias("_upper_boundary")]
-    return found.with_columns(shown)
+        shown = {"_lower_boundary": pl.col(first), "_upper_boundary": whole_number.cast(dtype)}
+    return found.with_columns(**shown | {node.index: pl.col(first)})
 
 
 def steps(dtype: pl.DataType, gap: int) -> tuple[int, int]:

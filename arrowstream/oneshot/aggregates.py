@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import polars as pl
 
-from arrowstream.plan.expressions import Call, build, parse, walk
-from arrowstream.plan.expressions import Node as Tree
+from arrowstream.oneshot.once import unused
+from arrowstream.plan.expressions import Call, parse, walk
 
 _IN_ANY_ORDER: Final = frozenset(
     {
@@ -31,30 +31,33 @@ _IN_ANY_ORDER: Final = frozenset(
 )
 
 
-def grouped(rows: pl.LazyFrame, by: Sequence[pl.Expr], aggs: Sequence[pl.Expr], schema: pl.Schema) -> pl.LazyFrame:
+def grouped(
+    rows: pl.LazyFrame, by: Sequence[pl.Expr], aggs: Sequence[pl.Expr], too_large: pl.Expr | None
+) -> pl.LazyFrame:
     """`group_by(by).agg(aggs)`, or `select(aggs)` without keys; rows of a group are in order of arrival.
 
-    `schema` are the columns that the aggregates read. Sums of small integers are added up in 64 bits: Polars' wrap.
+    Groups with a result that cannot be shown, as `too_large` says, are left out.
     """
-    made = [build(_wide(parse(each), schema)) for each in aggs]
     if not by:
-        return rows.select(made)
-    return rows.group_by(by, maintain_order=not all(_in_any_order(parse(each)) for each in aggs)).agg(made)
+        return shown(aggs, too_large, rows.select)
+    ordered = not all(_in_any_order(each) for each in aggs)
+    return shown(aggs, too_large, rows.group_by(by, maintain_order=ordered).agg)
 
 
-def _in_any_order(tree: Tree) -> bool:
+def shown(
+    exprs: Sequence[pl.Expr], too_large: pl.Expr | None, call: Callable[[Iterable[pl.Expr]], pl.LazyFrame]
+) -> pl.LazyFrame:
+    """What a call makes of these expressions, without rows whose results are too large to be shown."""
+    if too_large is None:
+        return call(exprs)
+    reason = unused("reason", (name for each in exprs for name in [each.meta.output_name(), *each.meta.root_names()]))
+    return call([*exprs, too_large.alias(reason)]).filter(pl.col(reason).is_null()).drop(reason)
+
+
+def _in_any_order(expr: pl.Expr) -> bool:
     """Whether a value is the same in whatever order the rows of a group come; then Polars need not keep it."""
     return all(
-        each.op in _IN_ANY_ORDER or each.op.startswith("BinaryExpr.") for each in walk(tree) if isinstance(each, Call)
+        each.op in _IN_ANY_ORDER or each.op.startswith("BinaryExpr.")
+        for each in walk(parse(expr))
+        if isinstance(each, Call)
     )
-
-
-def _wide(tree: Tree, schema: pl.Schema) -> Tree:
-    if not isinstance(tree, Call):
-        return tree
-    inputs = tuple(_wide(each, schema) for each in tree.inputs)
-    if tree.op in ("Agg.Sum", "Function.Product"):
-        dtype = pl.LazyFrame(schema=schema).select(build(inputs[0]).alias("value")).collect_schema()["value"]
-        if dtype.is_integer() and dtype not in (pl.Int64, pl.UInt64, pl.Int128, pl.UInt128):
-            inputs = (parse(build(inputs[0]).cast(pl.Int64)),)
-    return Call(tree.op, tree.options, inputs, tree.inner)

@@ -16,7 +16,7 @@ import duckdb
 import polars as pl
 
 from arrowstream.errors import PlanError
-from arrowstream.oneshot.aggregates import grouped
+from arrowstream.oneshot.aggregates import grouped, shown
 from arrowstream.oneshot.inputs import Tables, rows_of_sources
 from arrowstream.oneshot.joins import joined, joined_as_of, joined_with_table
 from arrowstream.oneshot.once import Engine, Once
@@ -111,7 +111,7 @@ def _(node: nodes.Union, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.LazyF
 
 @_read.register
 def _(node: nodes.Aggregate, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.LazyFrame:
-    return grouped(inputs[0], node.by, node.aggs, node.input.schema)
+    return grouped(inputs[0], node.by, node.aggs, node.too_large)
 
 
 @_read.register
@@ -129,7 +129,8 @@ def _(node: Rolling, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.LazyFrame
     whole = node.input.schema[node.index].is_integer()
     period = f"{node.period}i" if whole else timedelta(microseconds=node.period)
     ordered = inputs[0].sort(node.index, maintain_order=True)
-    return ordered.rolling(node.index, period=period, closed=node.closed, group_by=list(node.by) or None).agg(node.aggs)
+    rolling = ordered.rolling(node.index, period=period, closed=node.closed, group_by=list(node.by) or None)
+    return shown(node.aggs, node.too_large, rolling.agg)
 
 
 @_read.register
@@ -168,12 +169,10 @@ def _(node: TableJoin, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.LazyFra
 def _(node: Recompute, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.LazyFrame:
     rows = inputs[0].select(node.columns)
     match node.whole:
-        case GroupAggs(by, aggs, _):
-            schema = pl.Schema({name: node.input.schema[name] for name in node.columns})
-            return grouped(rows, by, aggs, schema)
-        case Replayed(method, exprs):
-            replayed: pl.LazyFrame = getattr(rows, method)(*exprs)
-            return replayed
+        case GroupAggs(by, aggs, too_large):
+            return grouped(rows, by, aggs, too_large)
+        case Replayed(method, exprs, too_large):
+            return shown(exprs, too_large, getattr(rows, method))
         case Unique(subset, keep):
             return rows.unique(list(subset), keep=keep, maintain_order=True)  # type: ignore[arg-type]
         case Best(k, by, descending, keys, rank):

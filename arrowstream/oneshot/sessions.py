@@ -27,7 +27,7 @@ def sessions(node: SessionAggregate, rows: pl.LazyFrame, once: Once) -> pl.LazyF
         whole.lazy().with_columns(pl.Series(number, places, pl.Int64)),
         [*node.by, pl.col(number)],
         [*node.aggs, pl.col(node.index).min().alias(first), pl.col(node.index).max().alias(last)],
-        node.input.schema,
+        node.too_large,
     )
     shown = {}
     if node.boundaries:

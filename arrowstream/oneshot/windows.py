@@ -150,7 +150,7 @@ def windowed(node: WindowAggregate, rows: pl.LazyFrame) -> pl.LazyFrame:
     taken = (node.input.schema, node.schema)
     start, end = unused("start", *taken), unused("end", *taken)
     members = _exploded(node, rows, start, end)
-    found = grouped(members, [*node.by, pl.col(start), pl.col(end)], node.aggs, node.input.schema)
+    found = grouped(members, [*node.by, pl.col(start), pl.col(end)], node.aggs, node.too_large)
     shown = {"_lower_boundary": pl.col(start), "_upper_boundary": pl.col(end)} if node.boundaries else {}
     return found.with_columns(**shown | {node.index: pl.col(end if node.label_right else start)})
 

@@ -3,8 +3,8 @@
 A program is text that runs, so that what fails can be shown, and made smaller line by line. Lines that the plan refuses
 with an error of ours are left out; any other error is a fault.
 
-What depends on the order of arrival is asked only where there is one: of rows as they come from their source. Floats are
-multiples of a quarter, whose sums are exact; what is not (a mean, a variance) is called `x...`, and is no key.
+What depends on the order of arrival is asked only where there is one: of rows as they come from their source. Floats
+are multiples of a quarter, whose sums are exact; what is not (a mean, a variance) is called `x...`, and is no key.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ _BEGIN = dt.datetime(2026, 3, 1)
 class Span:
     """Times of `dtype` at whole numbers of `unit` (a step of the column, where it has no clock) after `begin`.
 
-    `text` says the type in code, `mark` is the unit of a duration, of which `unit` has `size`; `calendar` are lengths of
-    windows besides.
+    `text` says the type in code, `mark` is the unit of a duration, of which `unit` has `size`; `calendar` are lengths
+    of windows besides.
     """
 
     dtype: pl.DataType

@@ -186,8 +186,8 @@ class Aggregate(Node):
     With `ttl` (ticks), a group of which no row has come for so long, by the watermark, is let go; a row that is
     further behind the watermark is late. So it is of `Distinct`, `TopK` and `Recompute`, too.
 
-    `by` and `aggs` are what is computed, under the names of the output, and `too_large` says of which groups it cannot be
-    shown, and why; `decomposition` is the same, taken apart.
+    `by` and `aggs` are what is computed, under the names of the output, and `too_large` says of which groups it cannot
+    be shown, and why; `decomposition` is the same, taken apart.
     """
 
     input: Node

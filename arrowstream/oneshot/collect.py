@@ -62,10 +62,9 @@ def _(node: nodes.Watermark, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.L
     rows = rows.filter(pl.col(node.column).is_not_null())
     if node.max_ahead is None:
         return rows
-    latest = pl.lit(once.now + node.max_ahead).cast(pl.Datetime("us"))
-    seen = pl.col(node.column).cast(pl.Int64) if node.schema[node.column].is_integer() else pl.col(node.column)
+    latest, seen = pl.lit(once.now + node.max_ahead).cast(pl.Datetime("us")), pl.col(node.column)
     if getattr(node.schema[node.column], "time_zone", None) is not None:
-        latest = latest.dt.replace_time_zone("UTC")
+        seen = seen.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     return rows.filter(seen <= latest)
 
 

@@ -8,6 +8,7 @@ says.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import singledispatch
@@ -42,12 +43,16 @@ def collect(node: nodes.Node, rows: Tables, *, engine: Engine = "auto", now: flo
     tables = rows_of_sources(node, rows, "collect")
     once = Once(int((time.time() if now is None else now) * 1_000_000), engine)
     made: dict[nodes.Node, pl.LazyFrame] = {}
+    read = Counter(child for each in topological([node]) for child in each.inputs)
     for each in topological([node]):
         if isinstance(each, nodes.SourceNode):
             made[each] = tables[each.name]
             continue
         found = _read(each, [made[child] for child in each.inputs], once)
-        made[each] = found.select(each.schema.names()).cast(dict(each.schema))  # type: ignore[arg-type]
+        found = found.select(each.schema.names()).cast(dict(each.schema))  # type: ignore[arg-type]
+        if read[each] > 1 and not isinstance(each, nodes.Rows | nodes.Watermark | nodes.Union):
+            found = once.rows(found).lazy()
+        made[each] = found
     return once.rows(made[node])
 
 
@@ -150,7 +155,7 @@ def _(node: Distinct, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.LazyFram
 @_read.register
 def _(node: Join, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.LazyFrame:
     left, right = inputs
-    return joined(node, left, right)
+    return joined(node, left, right, once)
 
 
 @_read.register
@@ -161,7 +166,7 @@ def _(node: AsofJoin, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.LazyFram
 
 @_read.register
 def _(node: TableJoin, inputs: Sequence[pl.LazyFrame], once: Once) -> pl.LazyFrame:
-    return joined_with_table(node, inputs[0])
+    return joined_with_table(node, inputs[0], once)
 
 
 @_read.register

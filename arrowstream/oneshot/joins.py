@@ -14,21 +14,22 @@ from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.tables import TableJoin
 
 
-def joined(node: Join, left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
+def joined(node: Join, left: pl.LazyFrame, right: pl.LazyFrame, once: Once) -> pl.LazyFrame:
     """Two streams, joined."""
     one, two = node.left.schema, node.right.schema
     keys = (node.left_on, node.right_on)
     pairs = _Pairs(one, two, keys, node.suffix, node.nulls_equal, node.where)
-    return pairs.joined(left, right, node.how, node.coalesce)
+    return pairs.joined(left, right, node.how, node.coalesce, once)
 
 
-def joined_with_table(node: TableJoin, rows: pl.LazyFrame) -> pl.LazyFrame:
+def joined_with_table(node: TableJoin, rows: pl.LazyFrame, once: Once) -> pl.LazyFrame:
     """A stream, joined with what its table holds now."""
     table, options = node.table.read(), dict(node.options)
     keys = ((), ()) if node.how == "cross" else (node.left_on, node.right_on)
     nulls_equal = options.get("nulls_equal", False)
     pairs = _Pairs(node.input.schema, table.schema, keys, options["suffix"], nulls_equal)
-    return pairs.joined(rows, table.lazy(), "inner" if node.how == "cross" else node.how, options.get("coalesce"))
+    how = "inner" if node.how == "cross" else node.how
+    return pairs.joined(rows, table.lazy(), how, options.get("coalesce"), once)
 
 
 class _Pairs:
@@ -50,20 +51,25 @@ class _Pairs:
         self._row = unused("row", *taken)
         self._other_row = unused("row", *taken, (self._row,))
 
-    def joined(self, left: pl.LazyFrame, right: pl.LazyFrame, how: str, coalesce: bool | None) -> pl.LazyFrame:
+    def joined(
+        self, left: pl.LazyFrame, right: pl.LazyFrame, how: str, coalesce: bool | None, once: Once
+    ) -> pl.LazyFrame:
         """The join itself, with the columns that `LazyFrame.join` gives."""
-        lefts = left.with_row_index(self._row)
-        rights = right.rename(self._names).with_row_index(self._other_row)
-        pairs = self._pairs(lefts, rights)
+        lefts, rights = left, right.rename(self._names)
+        if how == "inner":
+            return self._pairs(lefts, rights).select(self._columns(how, coalesce))
+        # Rows that are numbered must be in hand: a query that is run again may give them in another order.
+        lefts = once.rows(lefts).with_row_index(self._row).lazy()
+        rights = once.rows(rights).with_row_index(self._other_row).lazy()
+        pairs = once.rows(self._pairs(lefts, rights)).lazy()
         if how in ("semi", "anti"):
             return lefts.join(pairs, on=self._row, how=how, maintain_order="left").select(self._left.names())  # type: ignore[arg-type]
         found = [pairs]
-        if how in ("left", "full"):
+        if how != "right":
             found.append(lefts.join(pairs, on=self._row, how="anti", maintain_order="left"))
-        if how in ("right", "full"):
+        if how != "left":
             found.append(rights.join(pairs, on=self._other_row, how="anti", maintain_order="left"))
-        rows = pl.concat(found, how="diagonal") if len(found) > 1 else pairs
-        return rows.select(self._columns(how, coalesce))
+        return pl.concat(found, how="diagonal").select(self._columns(how, coalesce))
 
     def _pairs(self, lefts: pl.LazyFrame, rights: pl.LazyFrame) -> pl.LazyFrame:
         if not self._keys[0]:

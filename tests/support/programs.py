@@ -43,10 +43,10 @@ class Spread:
     def partial(self, value: pl.Expr) -> dict[str, pl.Expr]:
         return {"low": value.min(), "high": value.max(), "n": value.count()}
 
-    def merge(self, parts: Any) -> dict[str, pl.Expr]:
+    def merge(self, parts: dict[str, pl.Expr]) -> dict[str, pl.Expr]:
         return {"low": parts["low"].min(), "high": parts["high"].max(), "n": parts["n"].sum()}
 
-    def final(self, parts: Any) -> pl.Expr:
+    def final(self, parts: dict[str, pl.Expr]) -> pl.Expr:
         return (parts["high"] - parts["low"]) * 2 + parts["n"]
 
 

@@ -13,8 +13,9 @@ from arrowstream import matching
 from arrowstream.connectors.changes import Append, Retract
 from arrowstream.errors import ColumnError, PlanError, unknown_column
 from arrowstream.names import check_names, inner, is_inner
+from arrowstream.plan.comparable import check_comparisons
 from arrowstream.plan.eventtime import Later, duration_ticks, least
-from arrowstream.plan.expressions import as_expressions, resolve
+from arrowstream.plan.expressions import as_expressions, parse, resolve
 from arrowstream.plan.joins import (
     HOWS,
     AsofJoin,
@@ -138,6 +139,7 @@ def join_where(frame: StreamFrame, other: Any, predicates: Sequence[Any], how: s
         raise PlanError("join_where: give at least one predicate, as in pl.col('id') == pl.col('owner')")
     for expr in exprs:
         check_row_local("join_where", expr, pair)
+        check_comparisons("join_where", parse(expr), pair)
         found = resolve(pl.LazyFrame(schema=pair).select(expr.alias("predicate")), pair)["predicate"]
         if found != pl.Boolean:
             raise PlanError(f"join_where: a predicate is Boolean, and {expr} is {found}")
@@ -331,6 +333,7 @@ def _keyed(node: Node, on: Sequence[Any], side: str) -> tuple[Node, tuple[str, .
             names.append(name)
             continue
         check_row_local("join", expr, node.schema)
+        check_comparisons("join", parse(expr), node.schema)
         names.append(inner(f"key_{side}_{number}"))
         made.append(expr.alias(names[-1]))
     if made:

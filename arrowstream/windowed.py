@@ -72,6 +72,7 @@ class StreamWindows:
         window = [*(("_lower_boundary", "_upper_boundary") if self._boundaries else ()), self._index]
         if clash := set(window) & set(found):
             raise PlanError(f"agg: the name {min(clash)!r} is that of the window; rename yours by .alias(...)")
+        _check_bounds(window, self._index)
         output = pl.Schema({**key_types, **dict.fromkeys(window, schema[self._index]), **results})
         assert node.time is not None
         late = bool(node.time.lateness)
@@ -136,6 +137,7 @@ class StreamSessions:
         window = [*(("_lower_boundary", "_upper_boundary") if self._boundaries else ()), self._index]
         if clash := set(window) & set(found):
             raise PlanError(f"agg: the name {min(clash)!r} is that of the session; rename yours by .alias(...)")
+        _check_bounds(window, self._index)
         key_types = {name: found[name] for name in keys}
         results = {name: dtype for name, dtype in found.items() if name not in keys}
         output = pl.Schema({**key_types, **dict.fromkeys(window, schema[self._index]), **results})
@@ -344,6 +346,15 @@ def _check(frame: StreamFrame, index: str, emit: str, where: str) -> None:
         raise PlanError(
             f"{where}: windows close for good, and this stream {frame._node.kind}; put the window before the "
             f"aggregate, or group by the time: frame.group_by(pl.col({index!r}).dt.truncate(...))"
+        )
+
+
+def _check_bounds(columns: Sequence[str], index: str) -> None:
+    """Raises `PlanError` where the label, which has the name of the index column, would be called like a bound."""
+    if columns.count(index) > 1:
+        raise PlanError(
+            f"agg: the index column is called {index!r}, and so is a boundary of the new windows; "
+            f"rename it before, .rename({{{index!r}: 'at'}})"
         )
 
 

@@ -18,6 +18,7 @@ from polars.testing import assert_frame_equal
 import arrowstream as ars
 from arrowstream.check import run_pieces
 from arrowstream.connectors.changes import Append
+from arrowstream.errors import PlanError
 from arrowstream.frame import StreamFrame
 from arrowstream.schedule.batch import Batch
 from arrowstream.schedule.logs import MemoryLog
@@ -73,6 +74,7 @@ def test_a_join_by_key_is_that_of_polars(how: Any, left: Any, right: Any, cuts: 
     wanted = a.join(b, on="k", how=how, nulls_equal=nulls_equal)
     assert joined.schema == wanted.schema
     assert_same(run_pieces(joined._node, pieces(a, b, cuts)), wanted)
+    assert_same(joined.collect({"left": a, "right": b}), wanted)
 
 
 def bounded(a: pl.DataFrame, b: pl.DataFrame, how: str, seconds: int) -> pl.DataFrame:
@@ -126,7 +128,9 @@ def test_a_join_within_a_distance_comes_once_and_final(how: Any, left: Any, righ
     )
     letters: list[pa.Table] = []
     found = run_pieces(joined._node, pieces(a, b, cuts), letters=letters)
-    assert_same(found, bounded(less(a, letters, "left", "t"), less(b, letters, "right", "t"), how, 5))
+    a, b = less(a, letters, "left", "t"), less(b, letters, "right", "t")
+    assert_same(found, bounded(a, b, how, 5))
+    assert_same(joined.collect({"left": a, "right": b}), bounded(a, b, how, 5))
 
 
 @pytest.mark.parametrize(
@@ -212,6 +216,7 @@ def test_join_where_with_bounds_on_both_times(left: Any, right: Any, cuts: Any) 
         .select(joined.columns)
     )
     assert_same(found, wanted)
+    assert_same(joined.collect({"left": a, "right": b}), wanted)
 
 
 ONE_SIDED: dict[str, tuple[pl.Expr, str]] = {
@@ -309,6 +314,7 @@ def test_a_join_as_of_a_time(
     wanted = a.join_asof(b, **options)
     assert joined.schema == wanted.schema
     assert_same(found, wanted)
+    assert_same(joined.collect({"left": a, "right": b}), wanted)
 
 
 @given(left=rows, right=rows, cuts=shares, how=st.sampled_from(["left", "inner"]))
@@ -321,6 +327,7 @@ def test_a_row_meets_the_version_of_its_time(left: Any, right: Any, cuts: Any, h
     if how == "inner":
         wanted = wanted.filter(pl.col("v_right").is_not_null())
     assert_same(run_pieces(joined._node, pieces(a, b, cuts)), wanted)
+    assert_same(joined.collect({"left": a, "right": b}), wanted)
 
 
 def test_the_right_of_a_join_as_of_keeps_the_last_of_each_key() -> None:
@@ -501,3 +508,24 @@ def test_an_order_that_is_named_does_not_depend_on_the_cut(left: Any, right: Any
     assert_same(run_pieces(ordered(one.join(two, on="k", how=how))._node, pieces(a, b, cuts)), wanted)
     found = run_pieces(counted(one)._node, [{"left": piece["left"]} for piece in pieces(a, b, cuts)])
     assert_same(found, counted(a.lazy()).collect())
+
+
+@pytest.mark.parametrize("how", ["semi", "anti"])
+@pytest.mark.parametrize("totals", [True, False])
+def test_rows_that_are_shown_for_their_matches_need_not_show_their_keys(how: Any, totals: bool) -> None:
+    """Who never paid is counted: of the rows of a semi or anti join the key is not read any more."""
+    one, two = streams()
+    left = one.group_by("k", "t").agg(pl.col("v").sum()) if totals else one
+    a, b = frame([(1, 0, 5), (None, 1, 6), (2, 2, 7)]), frame([(1, 3, 8)])
+    joined = left.join(two, on="k", how=how)
+    for found in (joined.agg(pl.col("v").sum()), joined.agg(pl.len()), joined.select("v")):
+        found.check({"left": a, "right": b})
+
+
+def test_times_of_two_zones_are_not_compared() -> None:
+    """A statement of SQL gives times in another zone: said at the line, not in a batch."""
+    ctx = ars.StreamingContext()
+    schema = {"k": pl.Int64, "t": pl.Datetime("us", "Asia/Tokyo")}
+    one, two = ctx.read.memory(schema, name="left"), ctx.read.memory(schema, name="right").sql("SELECT * FROM self")
+    with pytest.raises(PlanError, match=r"join_where: .* compares .*Tokyo.* with .*UTC.*; cast one of them"):
+        one.join_where(two, pl.col("k") == pl.col("k_right"), pl.col("t") <= pl.col("t_right"))

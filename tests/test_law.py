@@ -34,7 +34,9 @@ def test_any_pipeline_cut_anywhere_answers_as_in_one_shot(data: st.DataObject) -
     rows = data.draw(lawful.frames(), label="rows")
     pieces = [{"rows": piece} for piece in cut(data, rows)]
     note(pipeline.frame.explain())
-    lawful.assert_same_rows(run_pieces(pipeline.frame._node, pieces), pipeline.oracle(rows))
+    oracle = pipeline.oracle(rows)
+    lawful.assert_same_rows(run_pieces(pipeline.frame._node, pieces), oracle)
+    lawful.assert_same_rows(pipeline.frame.collect(rows), oracle)
 
 
 @given(st.data())
@@ -117,3 +119,4 @@ def test_two_sources_in_one_plan_are_one_set_of_rows(
         for at in range(max(len(lefts), len(rights)))
     ]
     lawful.assert_same_rows(run_pieces(stream._node, pieces), oracle.cast(dict(stream.schema)))
+    lawful.assert_same_rows(stream.collect({"left": left, "right": right}), oracle.cast(dict(stream.schema)))

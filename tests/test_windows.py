@@ -138,7 +138,9 @@ def test_windows_are_those_of_the_rows_in_time(
     found = run_pieces(windows._node, cut(data, cuts), letters=letters)
     wanted = exploded(data, letters, every, period, offset, closed, aggs, right=label == "right")
     assert found.schema == windows.schema
-    assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
+    wanted = wanted.cast(dict(windows.schema))  # type: ignore[arg-type]
+    assert_frame_equal(found, wanted, check_row_order=False)
+    assert_frame_equal(windows.collect(in_time(data, letters)), wanted, check_row_order=False)
 
 
 @given(
@@ -180,6 +182,7 @@ def test_windows_of_windows_close_in_the_same_batch(rows: Any, cuts: Any) -> Non
         .collect()
     )
     assert_frame_equal(found, wanted, check_row_order=False)
+    assert_frame_equal(large.collect(in_time(data, letters)), wanted, check_row_order=False)
 
 
 @given(rows=rows_of, cuts=cuts_of, shape=st.sampled_from([(5, 15), (1, 20)]))
@@ -201,6 +204,7 @@ def test_cumulating_windows_grow_step_by_step(rows: Any, cuts: Any, shape: tuple
     assert sorted(found.select("_lower_boundary", "_upper_boundary", "v").rows()) == sorted(
         (at(base), at(end), total) for (base, end), total in made.items()
     )
+    assert_frame_equal(windows.collect(in_time(data, letters)), found, check_row_order=False)
 
 
 @pytest.mark.parametrize("every", ["1d", "1w", "1mo", "1q", "1y"])
@@ -475,9 +479,10 @@ def test_sessions_end_where_nothing_comes_for_a_while(rows: Any, cuts: Any, dela
         (key, start, end, *(getattr(session, name) for name in results))
         for key, start, end, session in one_by_one(in_time(data, letters), 5)
     ]
-    assert sorted(given_.select("k", "_lower_boundary", "_upper_boundary", *results).rows(), key=str) == sorted(
-        wanted, key=str
-    )
+    for each in (given_, sessions.collect(in_time(data, letters))):
+        assert sorted(each.select("k", "_lower_boundary", "_upper_boundary", *results).rows(), key=str) == sorted(
+            wanted, key=str
+        )
 
 
 def test_a_row_between_two_sessions_makes_them_one() -> None:
@@ -508,6 +513,7 @@ def test_each_row_sees_what_lies_before_it(
     found = run_pieces(rolled._node, cut(data, cuts), letters=letters)
     wanted = in_time(data, letters).sort("t", maintain_order=True).rolling("t", period="7s", closed=closed, group_by=by)
     assert_frame_equal(found, wanted.agg(aggs), check_row_order=False)
+    assert_frame_equal(rolled.collect(in_time(data, letters)), wanted.agg(aggs), check_row_order=False)
 
 
 @pytest.mark.parametrize("closed", ["right", "left", "both", "none"])
@@ -582,6 +588,7 @@ def test_windows_of_a_number_of_rows(rows: Any, cuts: Any, keyed: bool, size: in
     numbered = data.with_columns(window=(place.over("k") if keyed else place) // size)
     wanted = numbered.group_by(*(["k"] if keyed else []), "window").agg(pl.col("v").sum(), n=pl.len().cast(pl.Int64))
     assert_frame_equal(run_pieces(windows._node, cut(data, cuts)), wanted, check_row_order=False)
+    assert_frame_equal(windows.collect(data), wanted, check_row_order=False)
 
 
 def test_whole_numbers_can_be_a_time_too() -> None:

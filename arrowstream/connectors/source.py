@@ -16,8 +16,20 @@ import pyarrow as pa
 Offset: TypeAlias = int | str | list[Any] | dict[str, Any]
 """A position in a split, made of what JSON can hold. Only the source reads meaning into it."""
 
-REJECT_SCHEMA = pa.schema([("raw", pa.large_binary()), ("reason", pa.large_string())])
-"""The columns of rejected records: the raw bytes as they came, and why they are no row."""
+REJECT_SCHEMA = pa.schema(
+    [
+        ("raw", pa.large_binary()),
+        ("reason", pa.large_string()),
+        ("path", pa.large_string()),
+        ("line", pa.int64()),
+        ("offset", pa.int64()),
+    ]
+)
+"""The columns of rejected records: the raw bytes as they came, why they are no row, and where they were found.
+
+`path` is the file's, `line` counts from 1 in it, `offset` is how many bytes (once decompressed) are before the record.
+Each of the three may be null where it is not known, or means nothing.
+"""
 
 
 class EndOfStream(Exception):

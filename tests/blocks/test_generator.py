@@ -35,7 +35,7 @@ def rows(*values: int) -> pa.RecordBatch:
 
 
 def rejects(number: int) -> pa.RecordBatch:
-    return pa.record_batch([[b"?"] * number, ["no row"] * number], schema=REJECT_SCHEMA)
+    return pa.record_batch([[b"?"] * number, ["no row"] * number, *[[None] * number] * 3], schema=REJECT_SCHEMA)
 
 
 def values(blocks: list[Block]) -> list[int]:

@@ -48,12 +48,22 @@ def count_lines(data: bytes) -> int:
     return ends if data.endswith(b"\n") else ends + 1
 
 
-def make_rejects(refused: Sequence[tuple[bytes, str]]) -> pa.RecordBatch | None:
-    """Refused lines and their reasons as a record batch; None where there are none."""
+def make_rejects(
+    refused: Sequence[tuple[bytes, str]],
+    *,
+    path: str | None = None,
+    lines: Sequence[int | None] | None = None,
+    offsets: Sequence[int | None] | None = None,
+) -> pa.RecordBatch | None:
+    """Refused records and their reasons as a record batch (`REJECT_SCHEMA`), with the place of each where it is known;
+    None where there are none."""
     if not refused:
         return None
     raw, reasons = zip(*refused, strict=True)
-    return pa.record_batch([pa.array(raw, pa.large_binary()), pa.array(reasons, pa.large_string())], REJECT_SCHEMA)
+    unknown = [None] * len(refused)
+    columns = [raw, reasons, [path] * len(refused), lines or unknown, offsets or unknown]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, REJECT_SCHEMA.types, strict=True)]
+    return pa.record_batch(arrays, REJECT_SCHEMA)
 
 
 def is_utf8(data: bytes) -> bool:

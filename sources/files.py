@@ -15,8 +15,10 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from arrowstream.connectors.formats.encoding import check_encoding
 from arrowstream.connectors.formats.format import Format, make_rejects
-from arrowstream.connectors.formats.make import make_format
+from arrowstream.connectors.formats.guess import INFER_BYTES, INFER_ROWS, guess_schema, sample_format
+from arrowstream.connectors.formats.make import current_options, make_format
 from arrowstream.connectors.formats.schema import SchemaLike, polars_schema
 from arrowstream.connectors.source import EndOfStream, Offset, Reference
 from arrowstream.errors import PlanError, SourceError
@@ -25,6 +27,7 @@ from arrowstream.sources._filelog import FileLog, parts_between
 from arrowstream.sources._linefile import COMPRESSIONS, LineFile
 from arrowstream.sources._lines import LONGEST_LINE
 from arrowstream.sources._listing import Entry, Listing
+from arrowstream.sources._refusals import OnBad, Refusals, check_on_bad
 
 _SUFFIXES = {
     ".parquet": "parquet",
@@ -33,7 +36,7 @@ _SUFFIXES = {
     ".feather": "ipc",
     ".ndjson": "ndjson",
     ".jsonl": "ndjson",
-    ".json": "ndjson",
+    ".json": "json",
     ".csv": "csv",
     ".txt": "text",
     ".log": "text",
@@ -50,7 +53,7 @@ class FileSource:
     path               a directory, a file, or a glob ("in/*.parquet", "in/**/*.csv")
     format             "parquet", "ipc", "ndjson", "csv" or "text"; unless given, by the ending of `path`
     schema             names and types; unless given, that of the oldest file there is now: as the file has it
-                       (Parquet, IPC), or as Polars guesses from its first 1000 lines (NDJSON, CSV), so give it
+                       (Parquet, IPC), or guessed of its first 100,000 records (NDJSON, CSV, JSON), so give it
                        where later files may differ
     watch              go on with files that appear; False ends the stream after those there are at the opening
     poll_interval      how often to look for new files
@@ -60,8 +63,12 @@ class FileSource:
     splits             how many readers share the files, each those of its part of the names
     remember           how many names of acknowledged files a position keeps
     longest_line       bytes; a longer line goes to the rejects, cut off
+    encoding           of the lines, where it is not UTF-8: "utf-16", "latin-1" ...
+    on_bad             what to do with a record that is refused: "dead_letter", or "fail" to end the stream
+    infer_rows         of how many records of lines a schema is guessed; None for all of the file
+    try_parse_dates    guess dates and times in CSV
 
-    and the options of the format, such as `delimiter` and `header`. NDJSON, CSV and text may be compressed (`.gz`,
+    and the options of the format, such as `separator` and `has_header`. NDJSON, CSV and text may be compressed (`.gz`,
     `.zst`). Hidden files (`_...`, `.../.x`) and empty ones are left alone. A file must not change once it is there:
     write it under a hidden name and rename it.
 
@@ -84,6 +91,10 @@ class FileSource:
         splits: int = 1,
         remember: int = 1000,
         longest_line: int = LONGEST_LINE,
+        encoding: str = "utf-8",
+        on_bad: OnBad = "dead_letter",
+        infer_rows: int | None = INFER_ROWS,
+        try_parse_dates: bool = True,
         **options: Any,
     ) -> None:
         self.path = os.fspath(path)
@@ -99,16 +110,20 @@ class FileSource:
         self.listing = Listing.of(self.path, splits)
         self.watch, self.poll_interval = watch, _seconds(poll_interval)
         self.max_rows_per_poll, self.remember, self.longest_line = max_rows_per_poll, remember, longest_line
+        self.encoding, self.on_bad = check_encoding(encoding), check_on_bad(on_bad)
         if self.format in _COLUMNAR:
             if options:
                 raise PlanError(f"format {self.format!r} has no option {next(iter(options))!r}; it has none")
             self.lines: Format | None = None
             self.frame_schema = polars_schema(schema) if schema is not None else self._schema_of_first_file()
-        elif self.format not in _SUFFIXES.values() and self.format != "json":
+        elif self.format not in _SUFFIXES.values():
             raise PlanError(f"no format {self.format!r}; there are: {', '.join(dict.fromkeys(_SUFFIXES.values()))}")
         else:
+            options = current_options(self.format, options)
             if schema is None and self.format in ("ndjson", "json", "csv"):
-                schema = self._guess_schema(options)
+                if self.format != "csv":
+                    options.setdefault("strict", False)
+                schema = self._guess_schema(options, infer_rows, try_parse_dates)
             self.lines = make_format(self.format, schema, **options)
             self.frame_schema = polars_schema(self.lines.schema)
         self.schema: pa.Schema = self.frame_schema.to_arrow()
@@ -143,7 +158,7 @@ class FileSource:
 
     def _scan_part(self, path: str, first: int, last: int) -> pl.LazyFrame:
         if self.lines is not None:
-            file = LineFile(path, self.lines, first, last, self.longest_line)
+            file = LineFile(path, self.lines, first, last, self.longest_line, self.encoding)
             with contextlib.closing(file):
                 batches = []
                 while (lines := file.take()).count:
@@ -165,28 +180,31 @@ class FileSource:
                 return read_footer(path, self.format).schema
         raise self._no_file()
 
-    def _guess_schema(self, options: dict[str, Any]) -> SchemaLike:
+    def _guess_schema(self, options: dict[str, Any], infer_rows: int | None, try_parse_dates: bool) -> SchemaLike:
+        if infer_rows is not None and infer_rows < 1:
+            raise PlanError(f"infer_rows={infer_rows} is below 1: give None for all of the file")
         for path in self._paths_now():
-            file = LineFile(path, make_format("text"), 0, None, self.longest_line)
-            with contextlib.closing(file):
-                data = file.take(max_lines=1001).data
-            if not data.strip():
-                continue
             try:
-                if self.format == "csv":
-                    return pl.read_csv(
-                        data,
-                        has_header=options.get("header", False),
-                        separator=options.get("delimiter", ","),
-                        quote_char=options.get("quote", '"') or None,
-                        null_values=list(options.get("null_values", ("",))),
-                        infer_schema_length=None,
-                        try_parse_dates=True,
-                    ).schema
-                return pl.read_ndjson(data, infer_schema_length=None).schema
-            except pl.exceptions.PolarsError as error:
-                raise PlanError(f"the schema cannot be guessed from {path} ({error}): give schema=") from error
+                data = self._sample(path, options, infer_rows)
+                if data.strip():
+                    return guess_schema(self.format, data, options, try_parse_dates=try_parse_dates)
+            except FileNotFoundError:
+                continue
+            except (OSError, PlanError, SourceError) as error:
+                raise PlanError(f"the schema cannot be guessed from {path}: {error}; give schema=") from error
         raise self._no_file()
+
+    def _sample(self, path: str, options: dict[str, Any], infer_rows: int | None) -> bytes:
+        """The first records of a file, of which a schema is guessed, and its header."""
+        left = 1 << 62 if infer_rows is None else infer_rows + 1 + int(options.get("skip_rows", 0))
+        most = INFER_BYTES if infer_rows == INFER_ROWS else 1 << 62
+        pieces: list[bytes] = []
+        format = sample_format(self.format, options)
+        with contextlib.closing(LineFile(path, format, 0, None, self.longest_line, self.encoding)) as file:
+            while left > 0 and file.at < most and (lines := file.take(max_lines=left)).count:
+                pieces.append(lines.data)
+                left -= lines.count
+        return b"".join(pieces)
 
     def _paths_now(self) -> list[str]:
         splits = range(self.listing.splits)
@@ -216,6 +234,7 @@ class FileReader:
         self._fits: pl.Schema | None = None  # files alike share it, and need not be looked at again
         self._file: LineFile | None = None
         self._refused: list[pa.RecordBatch] = []
+        self._judge = Refusals(source.path, source.on_bad)
         self._unfinished: dict[str, float] = {}  # since when; infinite once it is reported
         self._acknowledged: Offset | None = None
         self._polling = threading.Lock()
@@ -229,6 +248,7 @@ class FileReader:
                 found = self._read_lines() if self._source.lines is not None else self._refer()
                 if found is not None or self._refused:
                     return found
+                self._judge.pause()
                 if not self._source.watch:
                     break
                 now = time.monotonic()
@@ -355,9 +375,9 @@ class FileReader:
                 self._file = None
                 continue
             decoded = file.format.decode(lines.data)
-            for refused in (decoded.rejects, make_rejects(lines.refused)):
-                if refused is not None:
-                    self._refused.append(refused)
+            refused = [each for each in (decoded.rejects, make_rejects(lines.refused)) if each is not None]
+            self._judge.note(decoded.rows.num_rows, refused, file.path)
+            self._refused += refused
             if decoded.rows.num_rows or self._refused:
                 return decoded.rows if decoded.rows.num_rows else None
         return None
@@ -368,13 +388,15 @@ class FileReader:
         if self._file is None and self._log.name is not None:  # resumed within a file
             path = source.listing.path(self._log.name)
             try:
-                self._file = LineFile(path, source.lines, self._log.at, None, source.longest_line)
+                self._file = LineFile(path, source.lines, self._log.at, None, source.longest_line, source.encoding)
             except FileNotFoundError as error:
                 raise SourceError(f"{path} was read in part, and is gone") from error
         while self._file is None and self._waiting:
             entry = self._waiting.pop(0)
             with contextlib.suppress(FileNotFoundError):  # gone before a row of it was read
-                self._file = LineFile(source.listing.path(entry.name), source.lines, 0, None, source.longest_line)
+                self._file = LineFile(
+                    source.listing.path(entry.name), source.lines, 0, None, source.longest_line, source.encoding
+                )
                 self._log.name, self._log.at = entry.name, self._file.at
         return self._file
 

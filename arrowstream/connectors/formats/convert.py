@@ -68,9 +68,7 @@ def convert(column: pa.Array, target: pa.DataType, spelling: Spelling = USUAL) -
     return cast
 
 
-def convert_each(
-    column: pa.Array, target: pa.DataType, spelling: Spelling = USUAL
-) -> tuple[pa.Array, dict[int, str]]:
+def convert_each(column: pa.Array, target: pa.DataType, spelling: Spelling = USUAL) -> tuple[pa.Array, dict[int, str]]:
     """`column` as `target`, and for each row that cannot be converted the reason; such a row is null."""
     if column.type != target and (formats := spelling.formats_for(target)):
         read = _by_formats(column, target, formats)

@@ -19,10 +19,17 @@ from arrowstream.connectors.formats.encoding import check_encoding
 from arrowstream.connectors.formats.format import Format, make_rejects
 from arrowstream.connectors.formats.guess import INFER_BYTES, INFER_ROWS, guess_schema, sample_format
 from arrowstream.connectors.formats.make import current_options, make_format
-from arrowstream.connectors.formats.schema import SchemaLike, polars_schema
+from arrowstream.connectors.formats.schema import (
+    NewColumns,
+    SchemaLike,
+    check_new_columns,
+    polars_schema,
+    with_rescued,
+)
 from arrowstream.connectors.source import EndOfStream, Offset, Reference
 from arrowstream.errors import PlanError, SourceError
-from arrowstream.sources._columnar import Footer, Unfinished, conform, read_footer, scan_file, widest
+from arrowstream.sources._columnar import Footer, Unfinished, read_footer, reading, scan_file, widest
+from arrowstream.sources._drift import Fit, fit
 from arrowstream.sources._filelog import FileLog, parts_between
 from arrowstream.sources._linefile import COMPRESSIONS, LineFile
 from arrowstream.sources._lines import LONGEST_LINE
@@ -112,10 +119,11 @@ class FileSource:
         self.max_rows_per_poll, self.remember, self.longest_line = max_rows_per_poll, remember, longest_line
         self.encoding, self.on_bad = check_encoding(encoding), check_on_bad(on_bad)
         if self.format in _COLUMNAR:
-            if options:
-                raise PlanError(f"format {self.format!r} has no option {next(iter(options))!r}; it has none")
             self.lines: Format | None = None
+            self._take_options(**options)
             self.frame_schema = polars_schema(schema) if schema is not None else self._schema_of_first_file()
+            if self.new_columns == "rescue":
+                self.frame_schema = polars_schema(with_rescued(self.frame_schema.to_arrow()))
         elif self.format not in _SUFFIXES.values():
             raise PlanError(f"no format {self.format!r}; there are: {', '.join(dict.fromkeys(_SUFFIXES.values()))}")
         else:
@@ -127,6 +135,13 @@ class FileSource:
             self.lines = make_format(self.format, schema, **options)
             self.frame_schema = polars_schema(self.lines.schema)
         self.schema: pa.Schema = self.frame_schema.to_arrow()
+
+    def _take_options(self, *, new_columns: NewColumns = "ignore", strict: bool = True, **others: Any) -> None:
+        """The options of columnar formats."""
+        for option in others:
+            raise PlanError(f"format {self.format!r} has no option {option!r}; it has: new_columns, strict")
+        check_new_columns(new_columns)
+        self.new_columns, self.strict = new_columns, strict
 
     def splits(self) -> Sequence[str]:
         return [f"files-{split}" for split in range(self.listing.splits)]
@@ -172,7 +187,11 @@ class FileSource:
             frame = frame.slice(first, last - first)
         if footer.schema == self.frame_schema:
             return frame
-        return frame.select(conform(path, footer.schema, self.frame_schema))
+        return self.fit(path, footer.schema).apply(frame)
+
+    def fit(self, path: str, found: pl.Schema) -> Fit:
+        """How the columns of the stream are made of those of a columnar file."""
+        return fit(path, found, self.frame_schema, self.new_columns, self.strict)
 
     def _schema_of_first_file(self) -> pl.Schema:
         for path in self._paths_now():
@@ -309,12 +328,30 @@ class FileReader:
             if rows and stop not in footer.ends:
                 break  # the next poll can take the whole row group
             rows, nbytes = rows + stop - self._log.at, nbytes + footer.nbytes_of(stop - self._log.at)
-            ranges.append(self._known(footer, self._log.at, stop))
+            refused = self._refuse(footer, self._log.at, stop)
+            rows -= refused
+            ranges.append({} if refused else self._known(footer, self._log.at, stop))
             self._log.at = stop
             if stop == footer.num_rows:
                 self._log.finish(stop)
                 self._footer = None
         return Reference(rows, nbytes, widest(ranges)) if rows else None
+
+    def _refuse(self, footer: Footer, first: int, last: int) -> int:
+        """How many rows of a file have a value that the stream cannot keep; they become rejects."""
+        source = self._source
+        refused: pa.RecordBatch | None = None
+        assert self._log.name is not None
+        path = source.listing.path(self._log.name)
+        if footer.schema is not self._fits and (fits := source.fit(path, footer.schema)).misfits:
+            with reading(path, source.format):
+                rows = scan_file(path, source.format).slice(first, last - first)
+                refused = fits.refused(rows, path, first, source.frame_schema)
+        count = 0 if refused is None else refused.num_rows
+        self._judge.note(last - first - count, [] if refused is None else [refused], path)
+        if refused is not None:
+            self._refused.append(refused)
+        return count
 
     def _known(self, footer: Footer, first: int, last: int) -> Mapping[str, tuple[int, int]]:
         """The ranges of columns that the stream has as the file has them."""
@@ -350,7 +387,7 @@ class FileReader:
     def _read_footer(self, path: str) -> Footer:
         footer = read_footer(path, self._source.format)
         if footer.schema is not self._fits:
-            conform(path, footer.schema, self._source.frame_schema)
+            self._source.fit(path, footer.schema)
             if footer.schema == self._source.frame_schema:
                 self._fits = footer.schema
         return footer

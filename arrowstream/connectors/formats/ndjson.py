@@ -25,6 +25,7 @@ import pyarrow.json as pj
 from arrowstream.connectors.formats.convert import USUAL, Spelling, convert, convert_each, type_name
 from arrowstream.connectors.formats.dates import of_column, spelled_formats
 from arrowstream.connectors.formats.format import Decoded, is_utf8, not_utf8
+from arrowstream.connectors.formats.records import Cutter
 from arrowstream.connectors.formats.rest import rest_of
 from arrowstream.connectors.formats.schema import (
     NewColumns,
@@ -76,7 +77,7 @@ class NdjsonFormat:
     def with_header(self, line: bytes) -> NdjsonFormat:
         raise ValueError("NDJSON has no header")
 
-    def cutter(self) -> None:
+    def cutter(self) -> Cutter | None:
         return None
 
     def decode(self, data: bytes) -> Decoded:

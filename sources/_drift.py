@@ -68,8 +68,8 @@ def fit(path: str, found: pl.Schema, wanted: pl.Schema, new_columns: NewColumns,
     """How the columns of `wanted` are made of a file that has `found`.
 
     Columns, and fields of structs, are found by name, or by the only one that differs in case alone; one that is
-    missing is null. Raises `SourceError`, with path and cure, for a file that has none of the columns, or one of another
-    kind.
+    missing is null. Raises `SourceError`, with path and cure, for a file that has none of the columns, or one
+    of another kind.
     """
     try:
         return _fit(tuple(found.items()), tuple(wanted.items()), new_columns, strict)
@@ -101,7 +101,7 @@ def _fit(
         try:
             value, bad = _convert(pl.col(own), has, dtype, strict)
         except Misfit as error:
-            hint = "; strict=False reads it as text" if strict and dtype == pl.String and not has.is_nested() else ""
+            hint = "; strict=False reads it as text" if strict and dtype == pl.String and has.is_numeric() else ""
             raise Misfit(f"column {own!r} is {has} in it, and {dtype} in the stream{error}{hint}") from None
         columns.append(value.alias(name))
         if bad is not None:
@@ -182,18 +182,36 @@ def _convert_scalar(
         return value.cast(wanted), None
     if isinstance(found, pl.Categorical | pl.Enum) and isinstance(wanted, pl.Categorical | pl.Enum):
         value, found = value.cast(pl.String), pl.String()
-    if wanted == pl.String and not strict and found != pl.Binary and not found.is_nested():
+    if wanted == pl.String and not strict and (found.is_numeric() or found == pl.Boolean):
         return value.cast(pl.String), None
+    if found == pl.Binary and wanted == pl.String:
+        made = value.map_batches(_decoded, return_dtype=pl.String(), is_elementwise=True)
+        return made, value.is_not_null() & made.is_null()
     made = value.cast(wanted, strict=False)
     if found.is_float() and wanted.is_float():  # floats round: but a number that is finite stays so
         return made, value.is_finite() & ~made.is_finite()
     if _same_kind(found, wanted):
         return made, value.is_not_null() & (made.cast(found, strict=False) != value).fill_null(True)
-    if (found == pl.Binary and wanted == pl.String) or (found == pl.String and isinstance(wanted, pl.Enum)):
+    if found == pl.String and isinstance(wanted, pl.Enum):
         return made, value.is_not_null() & made.is_null()
     if found == pl.String and (isinstance(wanted, pl.Categorical) or wanted == pl.Binary):
         return made, None
     raise Misfit
+
+
+def _decoded(octets: pl.Series) -> pl.Series:
+    """Bytes as text; null where they are not UTF-8 (Polars' own cast fails then, whatever it is told)."""
+    try:
+        return octets.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        return pl.Series(octets.name, [_text_of(value) for value in octets], pl.String)
+
+
+def _text_of(octets: bytes | None) -> str | None:
+    try:
+        return None if octets is None else octets.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _same_kind(found: pl.DataType, wanted: pl.DataType) -> bool:
@@ -280,7 +298,7 @@ def _jsonable(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         return pl.when(value.is_not_null()).then(pl.struct(fields))
     if dtype in (pl.String, pl.Boolean, pl.Null) or (dtype.is_numeric() and not dtype.is_decimal()):
         return value
-    return value.cast(pl.String)
+    return value.dt.to_string("iso") if isinstance(dtype, pl.Duration) else value.cast(pl.String)
 
 
 def _dtype(dtype: object) -> pl.DataType:

@@ -63,8 +63,8 @@ class FileReader:
     """The files of one split, one after the other, oldest first.
 
     New -> waiting -> at hand -> known. A file that is not whole is parked until it changes; after the source's
-    `patience` it is bad. A known file that looks otherwise at a later look was replaced. `acknowledge` may come from any
-    thread, and so may `close`, which ends a `poll` that waits with `EndOfStream`.
+    `patience` it is bad. A known file that looks otherwise at a later look was replaced. `acknowledge` may come from
+    any thread, and so may `close`, which ends a `poll` that waits with `EndOfStream`.
     """
 
     def __init__(self, source: FileSource, split: int, log: FileLog) -> None:
@@ -396,6 +396,6 @@ def _how_far(place: Place) -> str:
 
 
 def _ending(ending: str) -> str:
-    return (
-        f"ending in {ending}" if ending.startswith(".") else (ending and f"with {ending}") or "hidden or not finished"
-    )
+    if ending.startswith("."):
+        return f"ending in {ending}"
+    return f"with {ending}" if ending else "hidden or not finished"

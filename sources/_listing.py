@@ -63,8 +63,8 @@ class Listing:
 
     Of a directory these are all files below it (`recursive`) whose names end as `endings` say (None: whatever they end
     with), but for hidden ones, of which a part of the name begins with `_` or `.`, and those that a pattern of `ignore`
-    matches. A file that the path names is taken whatever its name; so is what a glob spells out (`_*.csv`, `*.tmp`), and
-    the endings are the glob's own. A directory that a glob matches stands for the files in it.
+    matches. A file that the path names is taken whatever its name; so is what a glob spells out (`_*.csv`, `*.tmp`),
+    and the endings are the glob's own. A directory that a glob matches stands for the files in it.
 
     Links are followed, and each directory is walked once, however many links lead there. Of `splits` parts, each file
     belongs to the one that a hash of its name says.

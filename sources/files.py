@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal, get_args
@@ -119,8 +120,8 @@ class FileSource:
         _at_least_one(max_rows_per_poll=max_rows_per_poll, splits=splits, max_rows_per_batch=max_rows_per_batch)
         _one_of(BadFiles, bad_files=bad_files)
         _one_of(OnReplaced, on_replaced=on_replaced)
-        if "remember" in options:
-            raise PlanError("remember= is gone: what was read is known for ever, 48 bytes a file; leave it out")
+        if options.pop("remember", None) is not None:
+            warnings.warn("remember= has no effect: all files that were read are known; leave it out", stacklevel=2)
         self.bad_files, self.on_replaced, self.tail = bad_files, on_replaced, tail
         self.watch = watch
         self.poll_interval, self.patience = _seconds(poll_interval), _seconds(patience, least=0)

@@ -22,6 +22,7 @@ from arrowstream.sources._filelog import FileLog, Place
 from arrowstream.sources._knownfiles import NO_MARK, Stamp, end_mark
 from arrowstream.sources._linefile import LineFile
 from arrowstream.sources._listing import Entry
+from arrowstream.sources._refusals import Refusals
 from arrowstream.sources._unfinished import Replaced, Unfinished
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class FileReader:
         self._parked: dict[str, _Parked] = {}
         self._restless: dict[str, Entry] = {}  # replaced, and perhaps still being written
         self._refused: list[pa.RecordBatch] = []
+        self._judge = Refusals(source.path, source.on_bad)
         self._warned = False
         self._polling = threading.Lock()
         self._closed = threading.Event()
@@ -88,6 +90,7 @@ class FileReader:
                 if found is not None or self._refused:
                     self._log.take_step()
                     return found
+                self._judge.pause()
                 if not self._source.watch:
                     self._give_up({})
                     if not self._refused:
@@ -347,6 +350,7 @@ class FileReader:
                 self._let_go()
                 continue
             rows, refused = found
+            self._judge.note(rows.num_rows, refused, file.path)
             self._refused += refused
             self._log.read(name, first, file.at, row, file.stamp)
             self._log.open[name] = file.place

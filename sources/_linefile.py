@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
+from arrowstream.connectors.formats.encoding import RecodedFile, without_mark
 from arrowstream.connectors.formats.format import Format, make_rejects
 from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.errors import SourceError
@@ -28,22 +30,24 @@ class LineFile:
     cannot be decompressed or has a header that does not fit.
     """
 
-    def __init__(self, path: str, format: Format, first: int, last: int | None, longest: int) -> None:
+    def __init__(
+        self, path: str, format: Format, first: int, last: int | None, longest: int, encoding: str | None = None
+    ) -> None:
         self.path = path
-        self.format, header = _with_header(path, format)
+        self.format, header, lines = with_header(path, format, encoding)
         self.at = max(first, header)
-        self.row, self.line = 0, 1 if header and first < header else 0
-        self._bytes = _Bytes(path, self.at, last)
-        self._buffer = LineBuffer(self._bytes.capacity, longest)
+        self.row, self.line = 0, lines if first < header else 0
+        self._bytes = _Bytes(path, self.at, last, encoding)
+        self._buffer = LineBuffer(self._bytes.capacity, longest, format.cutter())
 
     @classmethod
-    def at_place(cls, path: str, format: Format, place: Place, longest: int) -> LineFile:
+    def at_place(cls, path: str, format: Format, place: Place, longest: int, encoding: str | None = None) -> LineFile:
         """Go on with a file that was read in part, and may have grown; raises `Replaced` if it is another one."""
         before = Stamp.parse(place.stamp)
         with open(path, "rb", buffering=0) as raw:
             if os.fstat(raw.fileno()).st_size < before.size or end_mark(raw.fileno(), before.size) != before.mark:
                 raise Replaced(f"{path} was replaced after line {place.line} was read")
-        file = cls(path, format, place.at, None, longest)
+        file = cls(path, format, place.at, None, longest, encoding)
         file.row, file.line = place.row, max(place.line, file.line)
         return file
 
@@ -59,6 +63,8 @@ class LineFile:
     def take(self, max_lines: int | None = None) -> Lines:
         """The next lines, at most a buffer of them; none at the end."""
         lines = _next_lines(self._buffer, self._bytes, max_lines)
+        if self.at == 0:
+            lines = without_first_mark(self.path, lines)
         self.at += lines.octets
         return lines
 
@@ -94,6 +100,7 @@ def placed(rejects: pa.RecordBatch, lines: Lines, path: str, at: int, line: int)
     numbers: list[int | None] = []
     offsets: list[int | None] = []
     walk = iter(()) if lines.refused else _walk(lines.data)
+    at += 0 if lines.refused else lines.octets - len(lines.data)  # a byte order mark was taken away
     for raw in rejects.column("raw").to_pylist():
         wanted = raw.split(b"\n", 1)[0].strip(b" \t\r")
         number, start = next(((number, start) for number, start, text in walk if text == wanted), (None, None))
@@ -110,29 +117,31 @@ def placed(rejects: pa.RecordBatch, lines: Lines, path: str, at: int, line: int)
 
 
 def _walk(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Each line's number from 1, first byte, and text without blanks around it (or a byte order mark)."""
+    """Each line's number from 1, first byte, and text without blanks around it."""
     start = 0
     for number, text in enumerate(data.split(b"\n"), 1):
-        yield number, start, text.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r")
+        yield number, start, text.strip(b" \t\r")
         start += len(text) + 1
 
 
 class _Bytes:
-    """The bytes of a file, decompressed, from `first` to `last`."""
+    """The bytes of a file, decompressed and in UTF-8, from `first` to `last`."""
 
-    def __init__(self, path: str, first: int, last: int | None) -> None:
+    def __init__(self, path: str, first: int, last: int | None, encoding: str | None = None) -> None:
         self._path, self._at = path, first
         compression = COMPRESSIONS.get(os.path.splitext(path)[1])
         self._file: Any = open(path, "rb", buffering=0)  # noqa: SIM115
         status = os.fstat(self._file.fileno())
         self.stamp = Stamp.of(status, end_mark(self._file.fileno(), status.st_size))
         self._last: int | None
-        if compression is None:
+        if compression is None and encoding is None:
             self._last = status.st_size if last is None else last
             self._file.seek(first)
         else:
             self._file.close()
             self._file = pa.input_stream(path, compression=compression)
+            if encoding is not None:
+                self._file = RecodedFile(self._file, encoding)
             self._last = last
             self._at = 0
             self._pass_over(first)
@@ -150,6 +159,10 @@ class _Bytes:
             return 0
         try:
             octets = int(self._file.readinto(room))
+        except UnicodeError as error:
+            raise SourceError(
+                f"{self._path}: after byte {self._at} (as UTF-8) it is not of its encoding=: {error}"
+            ) from error
         except (OSError, pa.ArrowException) as error:
             if "Truncated" in str(error):
                 raise Unfinished(
@@ -166,28 +179,36 @@ class _Bytes:
         self._file.close()
 
     def _pass_over(self, first: int) -> None:
-        """A compressed file can be read from its beginning only."""
+        """A compressed file, or one of another encoding, can be read from its beginning only."""
         waste = memoryview(bytearray(1 << 20))
         while self._at < first:
             if not self.readinto(waste[: first - self._at]):
                 raise SourceError(f"{self._path} has shrunk: byte {self._at} is its end, and byte {first} was read")
 
 
-def _with_header(path: str, format: Format) -> tuple[Format, int]:
-    """The format for what follows the file's header, and how many bytes that is."""
+def with_header(path: str, format: Format, encoding: str | None) -> tuple[Format, int, int]:
+    """The format for what follows the file's header, and how many bytes and lines that is."""
     if not format.header:
-        return format, 0
-    octets = _Bytes(path, 0, None)
+        return format, 0, 0
+    octets, at, lines = _Bytes(path, 0, None, encoding), 0, 0
+    buffer = LineBuffer(capacity=1 << 16, cutter=format.cutter())
     try:
-        line = _next_lines(LineBuffer(capacity=1 << 16), octets, 1)
-    finally:
-        octets.close()
-    if not line.count:
-        return format, 0
-    try:
-        return format.with_header(line.data), line.octets
+        while format.header and (line := _next_lines(buffer, octets, 1)).count:
+            if at == 0:
+                line = without_first_mark(path, line)
+            format, at, lines = format.with_header(line.data), at + line.octets, lines + line.count
     except ValueError as error:
         raise SourceError(f"{path}: {error}") from error
+    finally:
+        octets.close()
+    return format, at, lines
+
+
+def without_first_mark(path: str, lines: Lines) -> Lines:
+    try:
+        return replace(lines, data=without_mark(lines.data))
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}") from None
 
 
 def _next_lines(buffer: LineBuffer, octets: _Bytes, max_lines: int | None) -> Lines:

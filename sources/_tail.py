@@ -15,9 +15,10 @@ from arrowstream.connectors.source import EndOfStream, Offset
 from arrowstream.errors import SourceError
 from arrowstream.sources._filelog import FileLog, Place
 from arrowstream.sources._knownfiles import Stamp, end_mark, mark_of
-from arrowstream.sources._linefile import COMPRESSIONS, placed
+from arrowstream.sources._linefile import COMPRESSIONS, placed, with_header, without_first_mark
 from arrowstream.sources._lines import LineBuffer, Lines
 from arrowstream.sources._listing import Entry
+from arrowstream.sources._refusals import Refusals
 
 if TYPE_CHECKING:
     from arrowstream.sources.files import FileSource
@@ -42,25 +43,14 @@ class GrowingFile:
         self._file: Any = open(path, "rb", buffering=0)  # noqa: SIM115
         self.inode = os.fstat(self._file.fileno()).st_ino
         self.at, self.row, self.line = (0, 0, 0) if place is None else (place.at, place.row, place.line)
-        if place is not None and format.header and place.at:
-            self._read_header()
+        if self.at:
+            self.format, _, _ = with_header(path, format, None)
         self._begin_at(self.at)
 
     def _begin_at(self, at: int) -> None:
         self.at = self._filled = at
-        self._buffer = LineBuffer(_BUFFER, self._longest)
+        self._buffer = LineBuffer(_BUFFER, self._longest, self.format.cutter())
         self._last = os.pread(self._file.fileno(), min(at, _REMEMBERED), max(at - _REMEMBERED, 0))
-
-    def _read_header(self) -> None:
-        """The columns that the first line names, of a file that is read from the middle on."""
-        line = os.pread(self._file.fileno(), self._longest, 0).split(b"\n", 1)[0]
-        self.format = self._with_header(line + b"\n")
-
-    def _with_header(self, line: bytes) -> Format:
-        try:
-            return self.described.with_header(line)
-        except ValueError as error:
-            raise SourceError(f"{self.path}: {error}") from error
 
     @property
     def key(self) -> str:
@@ -113,22 +103,24 @@ class GrowingFile:
 
     def _moved_by(self, lines: Lines) -> Lines:
         if lines.count:
-            self.at += lines.octets
-            before = self._last + lines.data
+            first, self.at = self.at, self.at + lines.octets
             start = max(self.at - _REMEMBERED, 0)
-            self._last = (
-                before[-_REMEMBERED:] if not lines.refused else os.pread(self._file.fileno(), self.at - start, start)
-            )
+            self._last = os.pread(self._file.fileno(), self.at - start, start)
+            if first == 0:
+                return without_first_mark(self.path, lines)
         return lines
 
     def rows(self, max_lines: int, rest: bool) -> tuple[pa.RecordBatch, list[pa.RecordBatch]] | None:
         """The next lines as rows, and the refused ones with their places; None where there are none now."""
-        if not self.at and self.described.header:
-            header = self.lines(1, rest)
-            if not header.count:
+        while self.format.header:
+            line = self.lines(1, rest)
+            if not line.count:
                 return None
-            self.format = self._with_header(header.data)
-            self.line = 1
+            self.line += line.count
+            try:
+                self.format = self.format.with_header(line.data)
+            except ValueError as error:
+                raise SourceError(f"{self.path}: {error}") from error
         at = self.at
         lines = self.lines(max_lines, rest)
         if not lines.count:
@@ -165,6 +157,7 @@ class TailReader:
         self._leaving: set[int] = set()
         self._passed_over: set[int] = set()
         self._refused: list[pa.RecordBatch] = []
+        self._judge = Refusals(source.path, source.on_bad)
         self._warned = False
         self._polling = threading.Lock()
         self._closed = threading.Event()
@@ -181,6 +174,7 @@ class TailReader:
                 if found is not None or self._refused:
                     self._log.take_step()
                     return found
+                self._judge.pause()
                 if not self._source.watch:
                     break
                 now = time.monotonic()
@@ -242,6 +236,7 @@ class TailReader:
                 file.close()
             return None
         rows, refused = found
+        self._judge.note(rows.num_rows, refused, file.path)
         self._refused += refused
         self._log.read(file.key, first, file.at, row, file.stamp)
         self._log.open[file.key] = file.place

@@ -13,8 +13,10 @@ from typing import Any, Literal, get_args
 import polars as pl
 import pyarrow as pa
 
+from arrowstream.connectors.formats.encoding import check_encoding
 from arrowstream.connectors.formats.format import Format
-from arrowstream.connectors.formats.make import make_format
+from arrowstream.connectors.formats.guess import INFER_BYTES, INFER_ROWS, guess_schema, sample_format
+from arrowstream.connectors.formats.make import current_options, make_format
 from arrowstream.connectors.formats.schema import SchemaLike, polars_schema
 from arrowstream.connectors.paths import local_path
 from arrowstream.connectors.source import Offset, Reader
@@ -28,6 +30,7 @@ from arrowstream.sources._knownfiles import Stamp
 from arrowstream.sources._linefile import COMPRESSIONS, LineFile
 from arrowstream.sources._lines import LONGEST_LINE
 from arrowstream.sources._listing import IGNORED, Entry, Listing
+from arrowstream.sources._refusals import OnBad, check_on_bad
 from arrowstream.sources._tail import TailReader
 from arrowstream.sources._unfinished import Unfinished
 
@@ -39,7 +42,7 @@ _SUFFIXES = {
     ".feather": "ipc",
     ".ndjson": "ndjson",
     ".jsonl": "ndjson",
-    ".json": "ndjson",
+    ".json": "json",
     ".csv": "csv",
     ".txt": "text",
     ".log": "text",
@@ -57,7 +60,7 @@ class FileSource:
     path               a directory with all below it, a file, or a glob ("in/*.parquet", "in/**/*.csv")
     format             "parquet", "ipc", "ndjson", "csv" or "text"; unless given, by the ending of `path`
     schema             names and types; unless given, that of the oldest file there is now: as the file has it
-                       (Parquet, IPC), or as Polars guesses from its first 1000 lines (NDJSON, CSV), so give it
+                       (Parquet, IPC), or guessed of its first 100,000 records (NDJSON, CSV, JSON), so give it
                        where later files may differ
     watch              go on with files that appear; False ends the stream after those there are at the opening
     poll_interval      how often to look for new files
@@ -66,6 +69,10 @@ class FileSource:
                        the context allows
     splits             how many readers share the files, each those of its part of the names
     longest_line       bytes; a longer line goes to the rejects, cut off
+    encoding           of the lines, where it is not UTF-8: "utf-16", "latin-1" ...
+    on_bad             what to do with a record that is refused: "dead_letter", or "fail" to end the stream
+    infer_rows         of how many records of lines a schema is guessed; None for all of the file
+    try_parse_dates    guess dates and times in CSV
     hive               `day=2026-11-22/` in a file's directories is a column; of the type that `schema` says, else a
                        guess out of the directories there are now
     recursive          of a directory, all files below it; False: only those in it
@@ -80,7 +87,7 @@ class FileSource:
     include_path, include_modified, include_row_number
                        names of columns for a file's path, time of last change and the row's number in it (from 0)
 
-    and the options of the format, such as `delimiter` and `header`. NDJSON, CSV and text may be compressed (`.gz`,
+    and the options of the format, such as `separator` and `has_header`. NDJSON, CSV and text may be compressed (`.gz`,
     `.zst`). In directories hidden files (`_...`, `.../.x`) are left alone, and empty ones everywhere. A file must not
     change once it is there, but for `tail`: write it under a hidden name and rename it.
 
@@ -101,6 +108,10 @@ class FileSource:
         max_rows_per_batch: int | None = None,
         splits: int = 1,
         longest_line: int = LONGEST_LINE,
+        encoding: str = "utf-8",
+        on_bad: OnBad = "dead_letter",
+        infer_rows: int | None = INFER_ROWS,
+        try_parse_dates: bool = True,
         hive: bool = True,
         recursive: bool = True,
         endings: str | Sequence[str] | None = None,
@@ -129,15 +140,20 @@ class FileSource:
         self.longest_line = longest_line
         patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
         self.listing = Listing.of(self.path, splits, _endings(endings, self.format), patterns, recursive)
-        self._hive, self._options = hive, options
+        self.encoding, self.on_bad = check_encoding(encoding), check_on_bad(on_bad)
+        if tail and self.encoding is not None:
+            raise PlanError(
+                f"tail=True follows UTF-8, and encoding={encoding!r} is asked for: convert the log, or leave tail"
+            )
+        self._infer_rows, self._try_parse_dates = infer_rows, try_parse_dates
         if self.format in _COLUMNAR:
             if options or tail:
                 named = next(iter(options), "tail")
                 raise PlanError(f"format {self.format!r} has no option {named!r}; {', '.join(_COLUMNAR)} have none")
+            self._hive, self._options = hive, {}
             found = polars_schema(schema) if schema is not None else self._schema_of_first_file()
-        elif schema is not None and self.format != "text":
-            found = polars_schema(schema)
         else:
+            self._hive, self._options = hive, current_options(self.format, options)
             found = self._schema_of_lines(schema)
         self.columns = FileColumns(found, hive, include_path, include_modified, include_row_number)
         self._formats: dict[frozenset[str], Format] = {}
@@ -187,7 +203,7 @@ class FileSource:
 
     def _scan_lines(self, part: Part) -> pl.LazyFrame:
         path, stamp = self.listing.path(part.name), Stamp.parse(part.stamp)
-        file = LineFile(path, self.format_of_file(part.name), part.first, part.last, self.longest_line)
+        file = LineFile(path, self.format_of_file(part.name), part.first, part.last, self.longest_line, self.encoding)
         constants = self.constants(part.name, stamp)
         with contextlib.closing(file):
             batches = []
@@ -242,8 +258,8 @@ class FileSource:
         """A file of lines, from its beginning or a place on."""
         path, format = self.listing.path(name), self.format_of_file(name)
         if place is None:
-            return LineFile(path, format, 0, None, self.longest_line)
-        return LineFile.at_place(path, format, place, self.longest_line)
+            return LineFile(path, format, 0, None, self.longest_line, self.encoding)
+        return LineFile.at_place(path, format, place, self.longest_line, self.encoding)
 
     def constants(self, name: str, stamp: Stamp) -> Mapping[str, pl.Series]:
         """The columns that have one value for all rows of a file."""
@@ -293,33 +309,39 @@ class FileSource:
             if "line" not in given:
                 make_format("text", given, **self._options)
             return given
-        return self._with_partitions(polars_schema(self._guess_schema(self._options)))
+        if schema is not None:
+            return polars_schema(make_format(self.format, schema, **self._options).schema)
+        if self.format != "csv":
+            self._options.setdefault("strict", False)
+        return self._with_partitions(polars_schema(self._guess_schema()))
 
-    def _guess_schema(self, options: dict[str, Any]) -> SchemaLike:
+    def _guess_schema(self) -> SchemaLike:
+        if self._infer_rows is not None and self._infer_rows < 1:
+            raise PlanError(f"infer_rows={self._infer_rows} is below 1: give None for all of the file")
+        bad: PlanError | None = None
         for path in self._paths_now():
             try:
-                file = LineFile(path, make_format("text"), 0, None, self.longest_line)
-                with contextlib.closing(file):
-                    data = file.take(max_lines=1001).data
-            except (FileNotFoundError, SourceError):
-                continue  # a bad file tells nothing; the stream will say so
-            if not data.strip():
+                data = self._sample(path)
+                if data.strip():
+                    return guess_schema(self.format, data, self._options, try_parse_dates=self._try_parse_dates)
+            except FileNotFoundError:
                 continue
-            try:
-                if self.format == "csv":
-                    return pl.read_csv(
-                        data,
-                        has_header=options.get("header", False),
-                        separator=options.get("delimiter", ","),
-                        quote_char=options.get("quote", '"') or None,
-                        null_values=list(options.get("null_values", ("",))),
-                        infer_schema_length=None,
-                        try_parse_dates=True,
-                    ).schema
-                return pl.read_ndjson(data, infer_schema_length=None).schema
-            except pl.exceptions.PolarsError as error:
-                raise PlanError(f"the schema cannot be guessed from {path} ({error}): give schema=") from error
-        raise self._no_file()
+            except (OSError, PlanError, SourceError) as error:
+                bad = bad or PlanError(f"the schema cannot be guessed from {path}: {error}; give schema=")
+        raise bad or self._no_file()
+
+    def _sample(self, path: str) -> bytes:
+        """The first records of a file, of which a schema is guessed, and its header."""
+        rows = self._infer_rows
+        left = 1 << 62 if rows is None else rows + 1 + int(self._options.get("skip_rows", 0))
+        most = INFER_BYTES if rows == INFER_ROWS else 1 << 62
+        pieces: list[bytes] = []
+        format = sample_format(self.format, self._options)
+        with contextlib.closing(LineFile(path, format, 0, None, self.longest_line, self.encoding)) as file:
+            while left > 0 and file.at < most and (lines := file.take(max_lines=left)).count:
+                pieces.append(lines.data)
+                left -= lines.count
+        return b"".join(pieces)
 
     def _paths_now(self) -> list[str]:
         return [self.listing.path(entry.name) for entry in self._entries_now()]
@@ -349,7 +371,7 @@ def _format_of(path: str) -> str:
 
 
 def _known_format(format: str) -> str:
-    if format not in (*_SUFFIXES.values(), "json"):
+    if format not in _SUFFIXES.values():
         raise PlanError(f"no format {format!r}; there are: {', '.join(dict.fromkeys(_SUFFIXES.values()))}")
     return format
 
@@ -359,7 +381,7 @@ def _endings(endings: str | Sequence[str] | None, format: str) -> tuple[str, ...
     if endings is None:
         if format == "text":
             return None
-        own = [suffix for suffix, of in _SUFFIXES.items() if of == ("ndjson" if format == "json" else format)]
+        own = [suffix for suffix, of in _SUFFIXES.items() if of == format or {of, format} == {"json", "ndjson"}]
         own += _ALSO.get(format, ())
         packed = [f"{suffix}{packing}" for suffix in own for packing in COMPRESSIONS]
         return (*own, *(packed if format not in _COLUMNAR else ()))

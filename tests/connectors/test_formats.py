@@ -465,22 +465,22 @@ def test_one_bad_line_among_many_that_look_like_it_is_found() -> None:
 
 def test_a_column_that_is_not_read_may_refuse_the_line_all_the_same() -> None:
     """Else it would be refused only with another bad line beside it."""
-    format = make_format("csv", {"a": pl.Int64}, header=True).with_header(b"a,other\n")
+    format = make_format("csv", {"a": pl.Int64}, has_header=True).with_header(b"a,other\n")
     decoded = format.decode(b"1,x\n2,\xff\n")
     assert table(decoded, format).rows() == [(1,)]
     assert refusals(decoded) == [b"2,\xff"]
 
 
 def test_csv_options() -> None:
-    format = make_format("csv", {"a": pl.String, "b": pl.Int64}, delimiter=";", quote="'", null_values=["-", "NA"])
+    format = make_format("csv", {"a": pl.String, "b": pl.Int64}, separator=";", quote_char="'", null_values=["-", "NA"])
     decoded = format.decode(b"'x;''y';1\n-;NA\n'-';2\n;3\n")
     assert table(decoded, format).rows() == [("x;'y", 1), (None, None), ("-", 2), ("", 3)]
-    bare = make_format("csv", {"a": pl.String, "b": pl.Int64}, quote="")
+    bare = make_format("csv", {"a": pl.String, "b": pl.Int64}, quote_char="")
     assert table(bare.decode(b'"x",1\n'), bare).rows() == [('"x"', 1)]
 
 
 def test_a_csv_header_puts_the_columns_in_their_places() -> None:
-    format = make_format("csv", {"a": pl.Int64, "b": pl.Int64}, header=True)
+    format = make_format("csv", {"a": pl.Int64, "b": pl.Int64}, has_header=True)
     assert format.header
     told = format.with_header(b'\xef\xbb\xbf"b",other,a\r\n')
     assert not told.header

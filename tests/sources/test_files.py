@@ -306,7 +306,7 @@ def test_the_schema_of_lines_is_guessed_from_the_oldest_file(tmp_path: Path) -> 
     found = FileSource(tmp_path / "a.ndjson").schema
     nested = pl.Schema([("l", pl.List(pl.Int64)), ("s", pl.Struct({"t": pl.String}))])
     assert found == pl.Schema([("n", pl.Int64), ("x", pl.Float64), *nested.items()]).to_arrow()
-    found = FileSource(tmp_path / "b.csv", header=True, delimiter=";").schema
+    found = FileSource(tmp_path / "b.csv", has_header=True, separator=";").schema
     assert found == pl.Schema({"day": pl.Date, "n": pl.Int64, "x": pl.Float64}).to_arrow()
 
 
@@ -359,7 +359,7 @@ def test_each_csv_file_has_its_own_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("n,name\n1,a\n2,b\n")
     (tmp_path / "b.csv").write_text("name,extra,n\r\nc,x,3\r\n")
     in_order_of_age(tmp_path / "a.csv", tmp_path / "b.csv")
-    source = FileSource(tmp_path, "csv", SCHEMA, header=True, max_rows_per_poll=1)
+    source = FileSource(tmp_path, "csv", SCHEMA, has_header=True, max_rows_per_poll=1)
     with reading(source.bounded()) as reader:
         rows = polled(source, reader, 2)
         middle = reader.position()

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from arrowstream.connectors.formats.records import Cutter
 from arrowstream.connectors.source import REJECT_SCHEMA
 
 
@@ -21,9 +22,10 @@ class Decoded:
 
 
 class Format(Protocol):
-    """A way to write rows as lines. A picklable description; decoding keeps nothing between calls.
+    """A way to write rows as lines, or as records of several. A picklable description; decoding keeps nothing between
+    calls.
 
-    What becomes of a line depends on that line alone, never on its neighbours in the buffer.
+    What becomes of a record depends on that record alone, never on its neighbours in the buffer.
     """
 
     @property
@@ -31,13 +33,17 @@ class Format(Protocol):
 
     @property
     def header(self) -> bool:
-        """The first line of each file, or connection, names the columns: it goes to `with_header`."""
+        """The first record of each file, or connection, is no row, such as names of columns: it goes to `with_header`."""
 
     def with_header(self, line: bytes) -> Format:
-        """This format for what follows such a first line. Raises `ValueError` where it cannot be."""
+        """This format for what follows such a first record, which may have one more. Raises `ValueError` where it cannot
+        be."""
+
+    def cutter(self) -> Cutter | None:
+        """What finds the ends of records, anew for each file or connection; None where a line is a record."""
 
     def decode(self, data: bytes) -> Decoded:
-        """Rows of whole lines; the last one may lack its line end. The rows may share memory with `data`."""
+        """Rows of whole records; the last one may lack its end. The rows may share memory with `data`."""
 
 
 def count_lines(data: bytes) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import polars as pl
 import pyarrow as pa
@@ -12,6 +12,27 @@ from arrowstream.errors import PlanError
 
 SchemaLike: TypeAlias = Mapping[str, Any] | pa.Schema
 """A `pl.Schema`, a mapping of names to Polars (or Python) types, or a `pa.Schema`."""
+
+NewColumns: TypeAlias = Literal["ignore", "rescue", "fail"]
+"""What becomes of columns that a file has and the schema lacks."""
+
+RESCUED = "_rescued"
+"""The String column that holds them, as a JSON object, where they are rescued."""
+
+
+def check_new_columns(new_columns: str) -> None:
+    """Raise `PlanError` for what says nothing of new columns."""
+    if new_columns not in ("ignore", "rescue", "fail"):
+        raise PlanError(f"new_columns={new_columns!r} is none of 'ignore', 'rescue', 'fail'")
+
+
+def with_rescued(schema: pa.Schema) -> pa.Schema:
+    """The schema with the column of what is rescued, at its end; raises `PlanError` if it has another of that name."""
+    if RESCUED not in schema.names:
+        return schema.append(pa.field(RESCUED, pa.string_view()))
+    if not pa.types.is_string_view(schema.field(RESCUED).type) or schema.names[-1] != RESCUED:
+        raise PlanError(f"new_columns='rescue' needs the name {RESCUED!r} for itself: a String column, the last one")
+    return schema
 
 
 def arrow_schema(schema: SchemaLike) -> pa.Schema:
@@ -35,7 +56,7 @@ def polars_schema(schema: SchemaLike) -> pl.Schema:
             " {'user': pl.String, 'amount': pl.Float64}"
         ) from error
     for name, dtype in found.items():
-        if dtype in (pl.Unknown, pl.Object, pl.Null):
+        if dtype in (pl.Unknown, pl.Object):
             raise PlanError(f"column {name!r} of the schema has no type that can be read: {dtype}")
     return found
 

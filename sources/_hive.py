@@ -60,10 +60,10 @@ def _typed(path: str, name: str, text: str | None, dtype: pl.DataType) -> pl.Ser
     try:
         if text is None:
             return pl.Series(name, [None], dtype)
-        if isinstance(dtype, pl.Boolean):
+        if dtype == pl.Boolean:
             return pl.Series(name, [{"true": True, "false": False}[text.lower()]], dtype)
         series = pl.Series(name, [text], pl.String)
-        if isinstance(dtype, pl.Date):
+        if dtype == pl.Date:
             return series.str.to_date("%Y-%m-%d")
         if isinstance(dtype, pl.Datetime):
             return series.str.to_datetime(time_unit=dtype.time_unit, time_zone=dtype.time_zone)

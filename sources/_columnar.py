@@ -6,7 +6,7 @@ import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
 
@@ -16,12 +16,10 @@ import pyarrow.parquet as pq
 from polars.exceptions import PanicException
 
 from arrowstream.errors import SourceError
+from arrowstream.sources._knownfiles import Stamp, mark_of
+from arrowstream.sources._unfinished import Unfinished
 
 _MAGIC = {"parquet": b"PAR1", "ipc": b"ARROW1"}
-
-
-class Unfinished(Exception):
-    """The file has no footer yet: it is being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,7 @@ class Footer:
 
     ends    where each row group ends, in rows
     nbytes  the size of the rows
+    stamp   what the file is: another one in its place has another
     ranges  for each row group the lowest and highest value of its columns of times and whole numbers, as physical
             integers; without those that have nulls, or of which it does not say
     """
@@ -37,6 +36,7 @@ class Footer:
     schema: pl.Schema
     ends: tuple[int, ...]
     nbytes: int
+    stamp: Stamp
     ranges: tuple[Mapping[str, tuple[int, int]], ...] = ()
 
     @property
@@ -66,8 +66,7 @@ def read_footer(path: str, format: str) -> Footer:
 
     Whoever polls a file and whoever scans it want its footer, so the last ones are kept (1 ms each).
     """
-    status = os.stat(path)
-    return _read_footer(path, format, status.st_mtime_ns, status.st_size, status.st_ino)
+    return _read_footer(path, format, Stamp.of(os.stat(path)))
 
 
 @dataclass(frozen=True)
@@ -95,17 +94,18 @@ def _read_as(written: _Written) -> tuple[pl.Schema, Sequence[tuple[int, str]]]:
 
 
 @lru_cache(maxsize=1024)
-def _read_footer(path: str, format: str, *changes: int) -> Footer:
+def _read_footer(path: str, format: str, seen: Stamp) -> Footer:
     tail = _tail(path, format, 1 << 14)
+    stamp = replace(seen, mark=mark_of(tail))
     with reading(path, format):
         if format == "parquet":
             length = int.from_bytes(tail[-8:-4], "little") + 8
             if length > len(tail):
                 tail = _tail(path, format, length)
-            return _parquet_footer(path, pq.read_metadata(pa.BufferReader(tail)))
+            return _parquet_footer(path, pq.read_metadata(pa.BufferReader(tail)), stamp)
         schema = scan_file(path, format).collect_schema()
         with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
-            return Footer(schema, (reader.count_rows(),), os.path.getsize(path))
+            return Footer(schema, (reader.count_rows(),), stamp.size, stamp)
 
 
 @contextlib.contextmanager
@@ -145,12 +145,12 @@ def _lacking(path: str, format: str) -> str | None:
     return None
 
 
-def _parquet_footer(path: str, metadata: pq.FileMetaData) -> Footer:
+def _parquet_footer(path: str, metadata: pq.FileMetaData, stamp: Stamp) -> Footer:
     schema, counting = _read_as(_Written(metadata.schema.to_arrow_schema(), path))
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     ends = tuple(accumulate(group.num_rows for group in groups))
     ranges = tuple(_ranges(group, counting) for group in groups)
-    return Footer(schema, ends, sum(group.total_byte_size for group in groups), ranges)
+    return Footer(schema, ends, sum(group.total_byte_size for group in groups), stamp, ranges)
 
 
 def _tail(path: str, format: str, most: int) -> bytes:
@@ -192,11 +192,11 @@ def _counts(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.Datetime | pl.Date) or dtype in (pl.Int64, pl.Int32)
 
 
-def scan_file(path: str, format: str) -> pl.LazyFrame:
-    """All rows of a file, as it has them."""
+def scan_file(path: str, format: str, row_number: str | None = None) -> pl.LazyFrame:
+    """All rows of a file, as it has them; `row_number` names a column that counts them."""
     if format == "parquet":
-        return pl.scan_parquet(path, glob=False, hive_partitioning=False)
-    return pl.scan_ipc(path, glob=False, hive_partitioning=False)
+        return pl.scan_parquet(path, glob=False, hive_partitioning=False, row_index_name=row_number)
+    return pl.scan_ipc(path, glob=False, hive_partitioning=False, row_index_name=row_number)
 
 
 _NAMES = {"parquet": "Parquet", "ipc": "Arrow IPC"}

@@ -14,7 +14,7 @@ import polars.testing
 import pyarrow as pa
 import pytest
 
-from arrowstream.connectors.source import Reference
+from arrowstream.connectors.source import Offset, Reference
 from arrowstream.errors import PlanError, SourceError
 from arrowstream.sources.files import FileSource
 from arrowstream.testing.source_suite import polled, reading
@@ -157,7 +157,7 @@ def test_a_column_of_another_kind_ends_the_reading_with_file_and_cure(
     tmp_path: Path, found: pl.Series, wanted: Any, said: str
 ) -> None:
     found.alias("x").to_frame().write_parquet(tmp_path / "a.parquet")
-    source = FileSource(tmp_path / "a.parquet", schema={"x": wanted})
+    source = FileSource(tmp_path / "a.parquet", schema={"x": wanted}, bad_files="fail")
     with reading(source) as reader, pytest.raises(SourceError, match=rf"a\.parquet: .*{said}"):
         reader.poll(0)
 
@@ -183,7 +183,10 @@ def test_columns_that_the_schema_lacks_are_left_out_or_rescued_or_end_the_readin
     rescued = [None if text is None else json.loads(text) for text in rows["_rescued"]]
     assert rescued == [{"more": "x", "raw": "/w==", "s": {"new": {"x": 1.5}}}, None]
     source = FileSource(tmp_path / "a.parquet", schema=schema, new_columns="fail")
-    with reading(source) as reader, pytest.raises(SourceError, match=r"that the schema lacks: 'more', 'raw', 's'"):
+    with (
+        reading(source) as reader,
+        pytest.raises(SourceError, match=r"a.parquet: .*\('more', 'raw', 's'\), that the schema lacks"),
+    ):
         reader.poll(0)
     with pytest.raises(PlanError, match="none of 'ignore', 'rescue', 'fail'"):
         FileSource(tmp_path / "a.parquet", schema=schema, new_columns="drop")
@@ -218,16 +221,18 @@ def test_a_resumed_reading_refuses_the_same(tmp_path: Path) -> None:
     source = FileSource(tmp_path / "a.parquet", schema={"n": pl.Int8}, max_rows_per_poll=10)
     good = [value for value in values if value < 1000]
     with reading(source.bounded()) as reader:
-        positions = [(0, reader.position())]
+        memory: Offset | None = None
+        positions: list[tuple[int, Offset]] = []
         count = refused = 0
         while count + refused < 100:
             found = reader.poll(0)
             rejects = reader.rejects()
             count += found.num_rows if isinstance(found, Reference) else 0
             refused += rejects.num_rows if rejects is not None else 0
-            positions.append((count, reader.position()))
+            memory = source.remembered(memory, reader.position())
+            positions.append((count, memory))
     assert count == len(good)
-    for first, start in positions[1:]:
+    for first, start in positions:
         with reading(source.bounded(), start) as reader:
             assert polled(source, reader, None, [])["n"].to_list() == good[first:]
 

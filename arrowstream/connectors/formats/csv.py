@@ -22,6 +22,7 @@ from arrowstream.connectors.formats.records import Cutter, LineRecords, QuotedRe
 from arrowstream.connectors.formats.schema import (
     RESCUED,
     NewColumns,
+    NewColumnsError,
     check_new_columns,
     is_scalar,
     refuse_types,
@@ -112,10 +113,7 @@ class CsvFormat:
             )
         new = [name for place, name in enumerate(names) if place not in found]
         if new and self.new_columns == "fail":
-            raise ValueError(
-                f"the header names columns that the schema lacks: {', '.join(map(repr, new))}; give them in schema=,"
-                " or new_columns='ignore' or 'rescue'"
-            )
+            raise NewColumnsError(f"the header names columns ({', '.join(map(repr, new))})")
         taken = set(found.values())
         columns = [found.get(place) or _other_than(name, taken) for place, name in enumerate(names)]
         return replace(self, has_header=False, columns=tuple(columns))

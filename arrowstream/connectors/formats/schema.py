@@ -8,13 +8,24 @@ from typing import Any, Literal, TypeAlias
 import polars as pl
 import pyarrow as pa
 
-from arrowstream.errors import PlanError
+from arrowstream.errors import PlanError, SourceError
 
 SchemaLike: TypeAlias = Mapping[str, Any] | pa.Schema
 """A `pl.Schema`, a mapping of names to Polars (or Python) types, or a `pa.Schema`."""
 
 NewColumns: TypeAlias = Literal["ignore", "rescue", "fail"]
 """What becomes of columns that a file has and the schema lacks."""
+
+
+class NewColumnsError(SourceError):
+    """There are columns that the schema lacks, and the user wants the stream to end then."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} that the schema lacks; give them in schema=, or new_columns='ignore' (leaves them out) or 'rescue'"
+            f" (keeps them as JSON in the column {RESCUED!r})"
+        )
+
 
 RESCUED = "_rescued"
 """The String column that holds them, as a JSON object, where they are rescued."""

@@ -271,7 +271,7 @@ class FileSource:
         fits = self._fit(path, footer, constants)
         if not fits.misfits:
             return None
-        with reading(path, self.format):
+        with reading(path):
             rows = scan_file(path, self.format).slice(first, last - first)
             return fits.refused(rows, path, first, self.columns.schema)
 

@@ -131,7 +131,7 @@ def _check_columns(path: str, schema: pa.Schema) -> None:
     for column in schema:
         if (lacking := _lacking(column.type)) is not None:
             raise SourceError(
-                f"{path} cannot be read: in its column {column.name!r} there is {lacking}, which Polars has no type for;"
+                f"{path} cannot be read: its column {column.name!r} has {lacking}, which Polars has no type for;"
                 " write the file without it, or with another type for it"
             )
 

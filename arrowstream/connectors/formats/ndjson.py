@@ -295,12 +295,14 @@ def _reason(message: str) -> str:
     return f"not JSON: {message.removeprefix('JSON is malformed: ')}"
 
 
-def _readable(target: pa.DataType) -> bool:
+def _readable(target: pa.DataType, *, in_list: bool = False) -> bool:
+    if pa.types.is_null(target):
+        return not in_list  # Arrow's reader makes a list of nulls of another length
     if pa.types.is_large_list(target):
-        return _readable(target.value_type)
+        return _readable(target.value_type, in_list=True)
     if pa.types.is_struct(target):
-        return target.num_fields > 0 and all(_readable(field.type) for field in target)
-    return is_scalar(target) or pa.types.is_null(target)
+        return target.num_fields > 0 and all(_readable(field.type, in_list=in_list) for field in target)
+    return is_scalar(target)
 
 
 def _with_texts(line: bytes, schema: pa.Schema) -> bytes:

@@ -129,6 +129,7 @@ class FileReader:
         entries = {entry.name: entry for entry in found.entries}
         if not found.total:
             self._warn_of_nothing(dict(found.others))
+        self._go_on_with_parked(entries)
         new, changed = self._log.known.sort_out(found.entries)
         at_hand = self._name_at_hand()
         waiting = [entry for entry in new if entry.size and entry.name != at_hand]
@@ -139,7 +140,6 @@ class FileReader:
             self._log.finish(name, stamp)
         self._restless = {name: entry for name, entry in self._restless.items() if name in entries}
         again = [entry for entry, stamp in changed if self._is_replaced(entry, stamp)]
-        self._go_on_with_parked(entries)
         started = [name for name in self._log.open if name not in self._parked and name != at_hand]
         taken = {at_hand, *started, *self._parked, *moved}
         self._waiting = deque([*started, *(entry.name for entry in [*waiting, *again] if entry.name not in taken)])
@@ -354,6 +354,9 @@ class FileReader:
             self._refused += refused
             self._log.read(name, first, file.at, row, file.stamp)
             self._log.open[name] = file.place
+            if file.ended():  # at once, so that nobody writes to it while it is held
+                self._log.finish(name, file.stamp)
+                self._let_go()
             if rows.num_rows:
                 return self._source.columns.dressed(rows, at_hand.constants, row)
             if self._refused:

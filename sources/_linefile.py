@@ -39,6 +39,7 @@ class LineFile:
         self.row, self.line = 0, lines if first < header else 0
         self._bytes = _Bytes(path, self.at, last, encoding)
         self._buffer = LineBuffer(self._bytes.capacity, longest, format.cutter())
+        self._failure: SourceError | None = None
 
     @classmethod
     def at_place(cls, path: str, format: Format, place: Place, longest: int, encoding: str | None = None) -> LineFile:
@@ -70,6 +71,8 @@ class LineFile:
 
     def rows(self, max_lines: int | None = None) -> tuple[pa.RecordBatch, list[pa.RecordBatch]] | None:
         """The next lines as rows, and the refused ones (`REJECT_SCHEMA`) with their places; None at the end."""
+        if self._failure is not None:
+            raise self._failure
         at = self.at
         lines = self.take(max_lines)
         if not lines.count:
@@ -86,6 +89,18 @@ class LineFile:
         self.row += decoded.rows.num_rows
         self.line += lines.count
         return decoded.rows, refused
+
+    def ended(self) -> bool:
+        """Has the last line been taken? False where it is not known yet."""
+        if self._failure is not None or not self._buffer.empty:
+            return False
+        try:
+            octets = self._bytes.readinto(self._buffer.room())
+        except SourceError as error:
+            self._failure = error  # for who takes the next line
+            return False
+        self._buffer.filled(octets)
+        return not octets
 
     def close(self) -> None:
         self._bytes.close()

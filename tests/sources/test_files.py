@@ -23,7 +23,7 @@ import pytest
 import arrowstream as ars
 from arrowstream.connectors.source import EndOfStream, Offset, Reader, Reference, SupportsRejects, batch_limit
 from arrowstream.errors import PlanError, SourceError
-from arrowstream.sources.files import FileReader, FileSource
+from arrowstream.sources.files import FileSource
 from arrowstream.testing.source_suite import SourceSuite, Supply, assert_rows, polled, reading
 
 SCHEMA = {"n": pl.Int64, "name": pl.String}
@@ -469,7 +469,7 @@ def test_the_description_keeps_its_place_in_a_pickle(tmp_path: Path, monkeypatch
 
 
 def test_a_closed_reader_has_ended(tmp_path: Path) -> None:
-    reader: FileReader = FileSource(tmp_path, "text").open("files-0", None)
+    reader = FileSource(tmp_path, "text").open("files-0", None)
     reader.close()
     with pytest.raises(EndOfStream):
         reader.poll(0)

@@ -167,7 +167,7 @@ class TailReader:
         self._look()
 
     def poll(self, timeout: float) -> pa.RecordBatch | None:
-        deadline = time.monotonic() + timeout
+        deadline, last_look = time.monotonic() + timeout, False
         with self._polling:
             while not self._closed.is_set():
                 found = self._read()
@@ -176,7 +176,11 @@ class TailReader:
                     return found
                 self._judge.pause()
                 if not self._source.watch:
-                    break
+                    if last_look:
+                        break
+                    self._look()
+                    last_look = True
+                    continue
                 now = time.monotonic()
                 if now >= self._next_look:
                     self._look()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -12,6 +13,7 @@ from itertools import accumulate
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.exceptions import PanicException
 
 from arrowstream.errors import SourceError
 from arrowstream.sources._knownfiles import Stamp, mark_of
@@ -95,7 +97,7 @@ def _read_as(written: _Written) -> tuple[pl.Schema, Sequence[tuple[int, str]]]:
 def _read_footer(path: str, format: str, seen: Stamp) -> Footer:
     tail = _tail(path, format, 1 << 14)
     stamp = replace(seen, mark=mark_of(tail))
-    try:
+    with reading(path, format):
         if format == "parquet":
             length = int.from_bytes(tail[-8:-4], "little") + 8
             if length > len(tail):
@@ -104,10 +106,43 @@ def _read_footer(path: str, format: str, seen: Stamp) -> Footer:
         schema = scan_file(path, format).collect_schema()
         with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
             return Footer(schema, (reader.count_rows(),), stamp.size, stamp)
-    except FileNotFoundError:
+
+
+@contextlib.contextmanager
+def reading(path: str, format: str) -> Iterator[None]:
+    """Whatever reading a columnar file raises, a native library's panic among it, as a `SourceError` with its path.
+
+    A file that Arrow can read, and Polars cannot, is not damaged: it has a type that Polars lacks.
+    """
+    try:
+        yield
+    except (FileNotFoundError, SourceError, Unfinished):
         raise
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        raise SourceError(f"{path} is damaged: {error}") from error
+    except (OSError, ValueError, pa.ArrowException, pl.exceptions.PolarsError, PanicException) as error:
+        if lacking := _lacking(path, format):
+            raise SourceError(
+                f"{path} cannot be read: {lacking}, which Polars has no type for; write the file without it, or with"
+                " another type for it"
+            ) from None
+        raise SourceError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else type(error)}") from error
+
+
+def _lacking(path: str, format: str) -> str | None:
+    """The first column of a sound file whose type Polars lacks, by name and type; None where there is none."""
+    try:
+        if format == "parquet":
+            schema = pq.read_schema(path)
+        else:
+            with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
+                schema = reader.schema
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    for column in schema:
+        try:
+            pl.DataFrame(pa.schema([column]).empty_table())
+        except (ValueError, TypeError, NotImplementedError, pl.exceptions.PolarsError, PanicException):
+            return f"its column {column.name!r} is {column.type}"
+    return None
 
 
 def _parquet_footer(path: str, metadata: pq.FileMetaData, stamp: Stamp) -> Footer:
@@ -164,55 +199,4 @@ def scan_file(path: str, format: str, row_number: str | None = None) -> pl.LazyF
     return pl.scan_ipc(path, glob=False, hive_partitioning=False, row_index_name=row_number)
 
 
-def conform(path: str, found: pl.Schema, wanted: pl.Schema) -> list[pl.Expr]:
-    """The columns of `wanted` out of a file that has `found`, by name; a column of the file that is not wanted is
-    left out.
-
-    Raises `SourceError` for a column that is missing, or has a type from which not every value can be kept.
-    """
-    columns = []
-    for name, dtype in wanted.items():
-        if name not in found:
-            raise SourceError(f"{path} has no column {name!r}; it has: {', '.join(found)}")
-        if not lossless(found[name], dtype):
-            raise SourceError(f"column {name!r} is {found[name]} in {path}, and {dtype} in the stream")
-        column = pl.col(name)
-        columns.append(column if found[name] == dtype else column.cast(dtype))
-    return columns
-
-
-def lossless(found: pl.DataType, wanted: pl.DataType) -> bool:
-    """Does `wanted` hold every value of `found`?"""
-    if found == wanted or found == pl.Null:
-        return True
-    if isinstance(found, pl.List) and isinstance(wanted, pl.List):
-        return lossless(_dtype(found.inner), _dtype(wanted.inner))
-    if isinstance(found, pl.Decimal) and isinstance(wanted, pl.Decimal):
-        whole = (wanted.precision or 38) - wanted.scale - ((found.precision or 38) - found.scale)
-        return wanted.scale >= found.scale and whole >= 0
-    if found.is_integer() and wanted.is_integer():
-        return _range(wanted)[0] <= _range(found)[0] and _range(found)[1] <= _range(wanted)[1]
-    if found.is_integer() and wanted.is_float():
-        return _range(found)[1] <= (1 << (53 if wanted == pl.Float64 else 24))
-    if found == pl.Float32 and wanted == pl.Float64:
-        return True
-    if isinstance(found, pl.Datetime) and isinstance(wanted, pl.Datetime):
-        units = ("ms", "us", "ns")
-        return found.time_zone == wanted.time_zone and units.index(found.time_unit) <= units.index(wanted.time_unit)
-    if found == pl.Date and isinstance(wanted, pl.Datetime):
-        return wanted.time_zone is None
-    return wanted == pl.String and isinstance(found, pl.Categorical | pl.Enum)
-
-
 _NAMES = {"parquet": "Parquet", "ipc": "Arrow IPC"}
-
-
-def _range(dtype: pl.DataType) -> tuple[int, int]:
-    """The least and greatest value of an integer type."""
-    text = str(dtype)
-    bits = int(text.removeprefix("U").removeprefix("Int"))
-    return (0, (1 << bits) - 1) if text.startswith("U") else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-
-
-def _dtype(dtype: object) -> pl.DataType:
-    return dtype() if isinstance(dtype, type) else dtype  # type: ignore[return-value]

@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.formats.format import make_rejects
+from arrowstream.connectors.formats.schema import NewColumnsFound
 from arrowstream.connectors.source import EndOfStream, Offset, Reference
 from arrowstream.errors import SourceError
 from arrowstream.sources._columnar import Footer, widest
@@ -224,6 +225,8 @@ class FileReader:
     def _trouble(self, name: str, error: Exception) -> None:
         """A file cannot be read, or not on: is it gone, not whole yet, or bad?"""
         self._let_go()
+        if isinstance(error, NewColumnsFound):
+            raise error  # as the user has asked
         place = self._log.open.get(name)
         path = self._source.listing.path(name)
         if isinstance(error, FileNotFoundError):
@@ -303,8 +306,9 @@ class FileReader:
             stop = footer.cut(first, most - rows)
             if rows and stop not in footer.ends:
                 break  # the next poll can take the whole row group
-            rows, nbytes = rows + stop - first, nbytes + footer.nbytes_of(stop - first)
-            ranges.append(self._source.known_ranges(file.name, footer, first, stop))
+            refused = self._refuse(file, stop)
+            rows, nbytes = rows + stop - first - refused, nbytes + footer.nbytes_of(stop - first)
+            ranges.append({} if refused else self._source.known_ranges(file.name, footer, first, stop))
             file.at = stop
             self._log.read(file.name, first, stop, first, footer.stamp)
             if stop == footer.num_rows:
@@ -313,6 +317,16 @@ class FileReader:
             else:
                 self._log.open[file.name] = Place(stop, stop, 0, str(footer.stamp))
         return Reference(rows, nbytes, widest(ranges)) if rows else None
+
+    def _refuse(self, file: _Columns, stop: int) -> int:
+        """How many of the next rows have a value that the stream cannot keep; they become rejects."""
+        refused = self._source.refused_rows(file.name, file.footer, file.at, stop)
+        count = 0 if refused is None else refused.num_rows
+        path = self._source.listing.path(file.name)
+        self._judge.note(stop - file.at - count, [] if refused is None else [refused], path)
+        if refused is not None:
+            self._refused.append(refused)
+        return count
 
     def _columns_at_hand(self) -> _Columns | None:
         """The file at hand, else the next one that can be read; None where there is none."""

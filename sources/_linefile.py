@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from arrowstream.connectors.formats.encoding import RecodedFile, without_mark
 from arrowstream.connectors.formats.format import Format, make_rejects
+from arrowstream.connectors.formats.schema import NewColumnsFound
 from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.errors import SourceError
 from arrowstream.sources._filelog import Place
@@ -77,7 +78,10 @@ class LineFile:
         lines = self.take(max_lines)
         if not lines.count:
             return None
-        decoded = self.format.decode(lines.data)
+        try:
+            decoded = self.format.decode(lines.data)
+        except NewColumnsFound as error:
+            raise error.at(self.path) from None
         refused = []
         if decoded.rejects is not None:
             refused.append(placed(decoded.rejects, lines, self.path, at, self.line))
@@ -212,6 +216,8 @@ def with_header(path: str, format: Format, encoding: str | None) -> tuple[Format
             if at == 0:
                 line = without_first_mark(path, line)
             format, at, lines = format.with_header(line.data), at + line.octets, lines + line.count
+    except NewColumnsFound as error:
+        raise error.at(path) from None
     except ValueError as error:
         raise SourceError(f"{path}: {error}") from error
     finally:

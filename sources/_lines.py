@@ -33,8 +33,8 @@ class Lines:
 class LineBuffer:
     """A buffer that is used again and again: bytes go in at its end, whole records come out at its front.
 
-    Give bytes with `room` and `filled`, take records with `take`. A line is a record unless a `cutter` says otherwise. A
-    record of more than `longest` bytes is refused, however it is cut; no more of it than `longest` bytes is ever held.
+    Give bytes with `room` and `filled`, take records with `take`. A line is a record unless a `cutter` says otherwise.
+    A record of more than `longest` bytes is refused, however it is cut; no more of it than that is ever held.
     """
 
     def __init__(self, capacity: int = 4 << 20, longest: int = LONGEST_LINE, cutter: Cutter | None = None) -> None:

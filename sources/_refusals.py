@@ -25,16 +25,18 @@ _log = logging.getLogger(__name__)
 
 def check_on_bad(on_bad: str) -> OnBad:
     """Raises `PlanError` for what is no such choice."""
-    if on_bad == "dead_letter" or on_bad == "fail":
-        return on_bad
+    if on_bad == "dead_letter":
+        return "dead_letter"
+    if on_bad == "fail":
+        return "fail"
     raise PlanError(f"on_bad={on_bad!r} is none of 'dead_letter', 'fail'")
 
 
 class Refusals:
     """Watches the first records of a source.
 
-    One that is given a wrong schema refuses all of them, and nobody looks into the dead letters of a stream that runs: so
-    where more than 90 % of the first 1,000 records are refused, a warning says so, once, with the commonest reason,
+    One that is given a wrong schema refuses all of them, and nobody looks into the dead letters of a stream that runs:
+    so where more than 90 % of the first 1,000 records are refused, a warning says so, once, with the commonest reason,
     which has the cure. Where fewer come, they are judged when the source pauses or ends.
     """
 

@@ -7,6 +7,7 @@ import copy
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
@@ -17,11 +18,18 @@ from arrowstream.connectors.formats.encoding import check_encoding
 from arrowstream.connectors.formats.format import Format
 from arrowstream.connectors.formats.guess import INFER_BYTES, INFER_ROWS, guess_schema, sample_format
 from arrowstream.connectors.formats.make import current_options, make_format
-from arrowstream.connectors.formats.schema import SchemaLike, polars_schema
+from arrowstream.connectors.formats.schema import (
+    NewColumns,
+    SchemaLike,
+    check_new_columns,
+    polars_schema,
+    with_rescued,
+)
 from arrowstream.connectors.paths import local_path
 from arrowstream.connectors.source import Offset, Reader
 from arrowstream.errors import PlanError, SourceError
-from arrowstream.sources._columnar import Footer, conform, read_footer, scan_file
+from arrowstream.sources._columnar import Footer, read_footer, reading, scan_file
+from arrowstream.sources._drift import Fit, fit
 from arrowstream.sources._filecolumns import FileColumns, literals
 from arrowstream.sources._filelog import FileLog, Part, Place, join, parts_between, remember
 from arrowstream.sources._filereader import FileReader
@@ -147,11 +155,11 @@ class FileSource:
             )
         self._infer_rows, self._try_parse_dates = infer_rows, try_parse_dates
         if self.format in _COLUMNAR:
-            if options or tail:
-                named = next(iter(options), "tail")
-                raise PlanError(f"format {self.format!r} has no option {named!r}; {', '.join(_COLUMNAR)} have none")
             self._hive, self._options = hive, {}
+            self._take_options(**(options | {"tail": tail} if tail else options))
             found = polars_schema(schema) if schema is not None else self._schema_of_first_file()
+            if self._new_columns == "rescue":
+                found = polars_schema(with_rescued(found.to_arrow()))
         else:
             self._hive, self._options = hive, current_options(self.format, options)
             found = self._schema_of_lines(schema)
@@ -160,6 +168,13 @@ class FileSource:
         self.lines: Format | None = None if self.format in _COLUMNAR else self._format_without(frozenset())
         self.frame_schema = self.columns.stream_schema()
         self.schema: pa.Schema = self.frame_schema.to_arrow()
+
+    def _take_options(self, *, new_columns: NewColumns = "ignore", strict: bool = True, **others: Any) -> None:
+        """The options of columnar formats."""
+        for option in others:
+            raise PlanError(f"format {self.format!r} has no option {option!r}; it has: new_columns, strict")
+        check_new_columns(new_columns)
+        self._new_columns, self._strict = new_columns, strict
 
     @property
     def replayable(self) -> bool:
@@ -227,10 +242,11 @@ class FileSource:
         constants = self.constants(part.name, stamp)
         if footer.schema == self.frame_schema and not constants:
             return frame
-        columns = conform(path, footer.schema, self._schema_without(constants))
+        how = self._fit(part.name, footer.schema)
+        added = literals(constants)
         if (number := self.columns.row_number) is not None:
-            columns.append(pl.col(number).cast(pl.Int64))
-        return frame.select(*columns, *literals(constants)).select(self.frame_schema.names())
+            added.append(pl.col(number).cast(pl.Int64))
+        return replace(how, columns=(*how.columns, *added)).apply(frame).select(self.frame_schema.names())
 
     # What a reader asks of a file.
 
@@ -238,10 +254,26 @@ class FileSource:
         """The footer of a columnar file that has the stream's columns; raises `SourceError` where it has not."""
         path = self.listing.path(name)
         footer = read_footer(path, self.format)
-        constants = self.constants(name, footer.stamp)
+        self.constants(name, footer.stamp)
         if footer.schema != self.columns.schema:
-            conform(path, footer.schema, self._schema_without(constants))
+            self._fit(name, footer.schema)
         return footer
+
+    def refused_rows(self, name: str, footer: Footer, first: int, last: int) -> pa.RecordBatch | None:
+        """The rows of a columnar file that have a value which the stream cannot keep (`REJECT_SCHEMA`)."""
+        if footer.schema == self.columns.schema or not (how := self._fit(name, footer.schema)).misfits:
+            return None
+        path = self.listing.path(name)
+        with reading(path, self.format):
+            rows = scan_file(path, self.format).slice(first, last - first)
+            return how.refused(rows, path, first, self.columns.schema)
+
+    def _fit(self, name: str, found: pl.Schema) -> Fit:
+        """How the columns of the stream are made of those of a file, but for those that its directories tell."""
+        told = self.columns.partitions(name)
+        own = pl.Schema({each: dtype for each, dtype in found.items() if each not in told})
+        wanted = pl.Schema({each: dtype for each, dtype in self.columns.schema.items() if each not in told})
+        return fit(self.listing.path(name), own, wanted, self._new_columns, self._strict)
 
     def known_ranges(self, name: str, footer: Footer, first: int, last: int) -> Mapping[str, tuple[int, int]]:
         """The ranges of columns that the stream has as the file has them."""
@@ -264,10 +296,6 @@ class FileSource:
     def constants(self, name: str, stamp: Stamp) -> Mapping[str, pl.Series]:
         """The columns that have one value for all rows of a file."""
         return self.columns.constants(name, self.listing.path(name), stamp)
-
-    def _schema_without(self, told: Mapping[str, object]) -> pl.Schema:
-        """The stream's columns that a file has to have, where others are told by its place."""
-        return pl.Schema({name: dtype for name, dtype in self.columns.schema.items() if name not in told})
 
     def format_of_file(self, name: str) -> Format:
         """The format of a file of lines, without the columns that its directories tell."""
@@ -313,7 +341,8 @@ class FileSource:
             return polars_schema(make_format(self.format, schema, **self._options).schema)
         if self.format != "csv":
             self._options.setdefault("strict", False)
-        return self._with_partitions(polars_schema(self._guess_schema()))
+        guess = make_format(self.format, self._guess_schema(), **self._options)
+        return self._with_partitions(polars_schema(guess.schema))
 
     def _guess_schema(self) -> SchemaLike:
         if self._infer_rows is not None and self._infer_rows < 1:

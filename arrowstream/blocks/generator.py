@@ -55,6 +55,11 @@ class BlockGenerator:
         sealed: list[Block] = []
         if isinstance(rows, Reference):
             sealed += self.seal()
+            if rejects is not None and rejects.num_rows:  # before the rows, as in `seal`
+                at = self._start
+                info = self._info("rejects", rejects.num_rows, rejects.nbytes, at, at, now, held=True)
+                sealed.append(Block(info, rejects))
+                rejects = None
             start, self._start = self._start, stop
             info = self._info("rows", rows.num_rows, rows.nbytes, start, stop, now, held=False, ranges=rows.ranges)
             sealed.append(Block(info, None))

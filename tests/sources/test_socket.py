@@ -180,7 +180,7 @@ def test_a_csv_header_without_a_column_is_an_error(server: LineServer) -> None:
     source = SocketSource(server.address, "csv", {"n": pl.Int64}, has_header=True)
     with reading(source) as reader:
         server.send(["word,other", "a,x"])
-        with pytest.raises(SourceError, match="column 'n' 0 times; it has: word, other"):
+        with pytest.raises(SourceError, match="names none of the columns 'n'; it has: word, other"):
             reader.poll(10)
 
 

@@ -111,7 +111,7 @@ def _by_formats(column: pa.Array, target: pa.DataType, formats: Sequence[str]) -
     readings = []
     for form in formats:
         if has_time(form):
-            unit, zone = getattr(dtype, "time_unit", "us"), getattr(dtype, "time_zone", None)
+            unit, zone = ("us", None) if not isinstance(dtype, pl.Datetime) else (dtype.time_unit, dtype.time_zone)
             reading = pl.col("text").str.to_datetime(form, time_unit=unit, strict=False)
             readings.append(reading.dt.convert_time_zone(zone) if zone is not None else reading)
         else:

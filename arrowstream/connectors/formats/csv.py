@@ -22,6 +22,7 @@ from arrowstream.connectors.formats.records import Cutter, LineRecords, QuotedRe
 from arrowstream.connectors.formats.schema import (
     RESCUED,
     NewColumns,
+    NewColumnsFound,
     check_new_columns,
     is_scalar,
     refuse_types,
@@ -47,14 +48,14 @@ class CsvFormat:
     comment_prefix  lines that begin so are skipped
     skip_rows       so many records are skipped at the beginning of each file or connection, before the header
     decimal_comma   floats and decimals have a comma for a point
-    date_formats    how dates and times are written, where not by ISO 8601: formats as `str.to_date` takes them, tried in
-                    this order, for all columns or by the name of the column
+    date_formats    how dates and times are written, where not by ISO 8601: formats as `str.to_date` takes them, tried
+                    in this order, for all columns or by the name of the column
     new_columns     what becomes of columns that the schema lacks: "ignore", "rescue" (their fields are a JSON object in
                     the column `_rescued`) or "fail"
 
-    A wrong number of fields, a quote that is left open, text after a closing quote and a value that is not of the column's
-    type refuse the record, whole. Booleans are true/false or 1/0. Blank lines are skipped, so that a null alone in a line
-    has to be written otherwise; `\r\n` ends a line too.
+    A wrong number of fields, a quote that is left open, text after a closing quote and a value that is not of the
+    column's type refuse the record, whole. Booleans are true/false or 1/0. Blank lines are skipped, so that a null
+    alone in a line has to be written otherwise; `\r\n` ends a line too.
     """
 
     schema: pa.Schema
@@ -98,7 +99,7 @@ class CsvFormat:
         return QuotedRecords(self.quote_char, self.separator) if self.quote_char else None
 
     def with_header(self, line: bytes) -> CsvFormat:
-        """This format for what follows the record `line`; raises `ValueError` where its names are none of the schema's."""
+        """This format for what follows the record `line`; raises `ValueError` where it names none of the columns."""
         if self.skip_rows:
             return replace(self, skip_rows=self.skip_rows - 1)
         if self.is_comment(line) or line in (b"\n", b"\r\n"):
@@ -112,10 +113,7 @@ class CsvFormat:
             )
         new = [name for place, name in enumerate(names) if place not in found]
         if new and self.new_columns == "fail":
-            raise ValueError(
-                f"the header names columns that the schema lacks: {', '.join(map(repr, new))}; give them in schema=,"
-                " or new_columns='ignore' or 'rescue'"
-            )
+            raise NewColumnsFound(f"the header names columns that the schema lacks: {', '.join(map(repr, new))}")
         taken = set(found.values())
         columns = [found.get(place) or _other_than(name, taken) for place, name in enumerate(names)]
         return replace(self, has_header=False, columns=tuple(columns))

@@ -19,8 +19,8 @@ def check_encoding(encoding: str) -> str | None:
         "".encode(name if name != "utf8-lossy" else "utf-8")
     except (LookupError, TypeError):
         raise PlanError(
-            f"encoding={encoding!r} is not known: give 'utf-8', 'utf8-lossy', or what Python calls it, such as 'utf-16',"
-            " 'latin-1', 'windows-1252'"
+            f"encoding={encoding!r} is not known: give 'utf-8', 'utf8-lossy', or what Python calls it, such as"
+            " 'utf-16', 'latin-1', 'windows-1252'"
         ) from None
     return None if name == "utf-8" else name
 

@@ -33,11 +33,10 @@ class Format(Protocol):
 
     @property
     def header(self) -> bool:
-        """The first record of each file, or connection, is no row, such as names of columns: it goes to `with_header`."""
+        """The first record of a file, or connection, is no row but names of columns, say: it goes to `with_header`."""
 
     def with_header(self, line: bytes) -> Format:
-        """This format for what follows such a first record, which may have one more. Raises `ValueError` where it cannot
-        be."""
+        """This format for what follows such a record; it may want one more. Raises `ValueError` where it cannot be."""
 
     def cutter(self) -> Cutter | None:
         """What finds the ends of records, anew for each file or connection; None where a line is a record."""

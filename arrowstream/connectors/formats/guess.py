@@ -1,4 +1,4 @@
-"""The schema of a file of lines that nobody has given one: what holds all its first records, by the decoder's own rules.
+"""The schema of a file of lines that nobody has given one: what holds all its first records, as the decoder reads them.
 
 A column is guessed by converting its texts, so that the guess says nothing that the decoder refuses.
 """
@@ -66,7 +66,21 @@ def _guess_csv(data: bytes, options: dict[str, Any], try_parse_dates: bool) -> p
     for name, column in zip(names, rows.columns, strict=True):
         spelling = Spelling(tuple(of_column(formats, name)), shape.decimal_comma)
         guessed.append((name, _guess_texts(pl.Series(column), spelling, try_parse_dates)))
-    return pa.schema(guessed)
+    schema = pa.schema(guessed)
+    if "" in names:
+        raise PlanError(_without_name(schema, names.index("")))
+    return schema
+
+
+def _without_name(schema: pa.Schema, place: int) -> str:
+    """What to write for a header that lacks a name, as that of an index lacks it."""
+    dtypes = pl.DataFrame(schema.empty_table()).schema
+    named = {name or f"column_{place + 1}": dtype for name, dtype in dtypes.items()}
+    spelled = ", ".join(f"{name!r}: pl.{dtype!r}" for name, dtype in named.items())
+    return (
+        f"the header has no name for column {place + 1}, and SQL could not name it either. To read it, give it one:"
+        f" has_header=False, skip_rows=1, schema={{{spelled}}}; to read the others, leave it out of schema= alone"
+    )
 
 
 def _csv_names(data: bytes, shape: CsvFormat) -> tuple[list[str], bytes]:

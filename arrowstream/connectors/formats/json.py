@@ -19,8 +19,8 @@ _BETWEEN = b" \t\r\n,[]"
 class JsonFormat(NdjsonFormat):
     """Each object is a row: of an array, one that fills the file, or one of several in a row.
 
-    What a value becomes is as in NDJSON. What stands between objects and is no part of an array is refused. A record that
-    lacks its closing brace takes in what follows; where records are lines, `ndjson` loses that line only.
+    What a value becomes is as in NDJSON. What stands between objects and is no part of an array is refused. A record
+    that lacks its closing brace takes in what follows; where records are lines, `ndjson` loses that line only.
     """
 
     def cutter(self) -> Cutter:

@@ -58,7 +58,7 @@ _FORMER = {"delimiter": "separator", "header": "has_header", "quote": "quote_cha
 
 
 def current_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a format by the names that they have now; warns of former ones, raises `PlanError` where both stand."""
+    """Options of a format by the names that they have now; warns of former ones, raises `PlanError` for both."""
     current = dict(options)
     for former, option in _FORMER.items() if name == "csv" else ():
         if former in current:

@@ -25,16 +25,18 @@ import pyarrow.json as pj
 from arrowstream.connectors.formats.convert import USUAL, Spelling, convert, convert_each, type_name
 from arrowstream.connectors.formats.dates import of_column, spelled_formats
 from arrowstream.connectors.formats.format import Decoded, is_utf8, not_utf8
+from arrowstream.connectors.formats.records import Cutter
 from arrowstream.connectors.formats.rest import rest_of
 from arrowstream.connectors.formats.schema import (
     NewColumns,
+    NewColumnsFound,
     check_new_columns,
     is_scalar,
     refuse_types,
     with_rescued,
 )
 from arrowstream.connectors.formats.sift import Parsed, Refused, sift
-from arrowstream.errors import PlanError, SourceError
+from arrowstream.errors import PlanError
 
 _BLOCK = 1 << 20
 """Bytes that one thread parses at a time; one large block costs twice the time of many small."""
@@ -76,7 +78,7 @@ class NdjsonFormat:
     def with_header(self, line: bytes) -> NdjsonFormat:
         raise ValueError("NDJSON has no header")
 
-    def cutter(self) -> None:
+    def cutter(self) -> Cutter | None:
         return None
 
     def decode(self, data: bytes) -> Decoded:
@@ -171,10 +173,7 @@ class NdjsonFormat:
                     pa.array([None if rest is None else rest.decode() for rest in new], pa.string_view()),
                 ]
             elif (rest := next(filter(None, new), None)) is not None:
-                raise SourceError(
-                    f"a record has fields that the schema lacks: {rest.decode():.200}; give them in schema=, or"
-                    " new_columns='ignore' or 'rescue'"
-                )
+                raise NewColumnsFound(f"a record has fields that the schema lacks: {rest.decode():.200}")
         return pa.record_batch(columns, self.schema)
 
     def _suspect(self, line: bytes) -> bool:

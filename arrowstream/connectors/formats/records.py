@@ -1,7 +1,7 @@
 """Where records end in a stream of bytes, where a line end does not say it: quoted CSV, and JSON over several lines.
 
-A cutter is fed all bytes in turn, cut anywhere, and says where records end. It looks at each byte once, so that a record
-that never ends costs no more than its bytes.
+A cutter is fed all bytes in turn, cut anywhere, and says where records end. It looks at each byte once, so that a
+record that never ends costs no more than its bytes.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _START, _PLAIN, _QUOTED, _CLOSING = "start", "plain", "quoted", "closing"
 class QuotedRecords:
     """A line is a record, but for line ends within quotes.
 
-    As in the csv module and in Arrow, only a field that begins with a quote is quoted; it ends at the next quote that is
-    not doubled, and what follows up to the delimiter belongs to the field as it is. Start (of a field) -> Quoted ->
+    As in the csv module and in Arrow, only a field that begins with a quote is quoted; it ends at the next quote that
+    is not doubled, and what follows up to the delimiter belongs to the field as it is. Start (of a field) -> Quoted ->
     Closing (a quote was seen within quotes: the next byte says whether it is doubled) -> Plain -> Start.
     """
 
@@ -137,8 +137,8 @@ class QuotedRecords:
 class JsonRecords:
     """A record is a JSON object, over as many lines as it takes; what stands between objects belongs to the next.
 
-    So the objects of an array are records, whether the array is begun in the same piece or not. Strings cannot hold line
-    ends in JSON, so that one left open ends with its line.
+    So the objects of an array are records, whether the array is begun in the same piece or not. Strings cannot hold
+    line ends in JSON, so that one left open ends with its line.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,8 @@ class JsonRecords:
         closing = (octets[braces] == ord("}")) & (depths == 0) & ~self._quoted(braces, quotes, lines)
         self._within = bool(self._quoted(np.array([len(octets)]), quotes, lines)[0])
         self._depth = int(depths[-1]) if len(depths) else self._depth
-        return braces[closing] + 1
+        ends: Places = braces[closing] + 1
+        return ends
 
     def _quotes(self, octets: Octets) -> Places:
         """Where strings begin and end: quotes after an even number of backslashes. Notes what the last byte escapes."""
@@ -176,11 +177,13 @@ class JsonRecords:
         after = slashes[starts] + lengths  # the byte after each run of backslashes
         escaped = after[lengths % 2 == 1]
         self._escaped = bool(len(escaped) and escaped[-1] == len(octets))
-        return quotes[~np.isin(quotes, escaped)]
+        kept: Places = quotes[~np.isin(quotes, escaped)]
+        return kept
 
     def _quoted(self, places: Places, quotes: Places, lines: Places) -> npt.NDArray[np.bool_]:
         """Which places are within a string: after an odd number of quotes in their line."""
         line = np.searchsorted(lines, places)
         begins = np.concatenate(([0], lines))[line]
         count = np.searchsorted(quotes, places) - np.searchsorted(quotes, begins)
-        return (count + (self._within & (line == 0))) % 2 == 1
+        quoted: npt.NDArray[np.bool_] = (count + (self._within & (line == 0))) % 2 == 1
+        return quoted

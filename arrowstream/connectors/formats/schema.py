@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import polars as pl
 import pyarrow as pa
 
-from arrowstream.errors import PlanError
+from arrowstream.errors import PlanError, SourceError
 
 SchemaLike: TypeAlias = Mapping[str, Any] | pa.Schema
 """A `pl.Schema`, a mapping of names to Polars (or Python) types, or a `pa.Schema`."""
@@ -18,6 +18,18 @@ NewColumns: TypeAlias = Literal["ignore", "rescue", "fail"]
 
 RESCUED = "_rescued"
 """The String column that holds them, as a JSON object, where they are rescued."""
+
+
+class NewColumnsFound(SourceError):
+    """There are columns that the schema lacks, and `new_columns="fail"` wants that to be the end of the stream."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; give them in schema=, or new_columns='ignore' or 'rescue'")
+        self.what = what
+
+    def at(self, path: str) -> NewColumnsFound:
+        """The same, with the name of the file."""
+        return NewColumnsFound(f"{path}: {self.what}")
 
 
 def check_new_columns(new_columns: str) -> None:

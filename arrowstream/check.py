@@ -12,11 +12,13 @@ import polars as pl
 import pyarrow as pa
 from polars.testing import assert_frame_equal
 
+from arrowstream import matching
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Retract
 from arrowstream.connectors.sink import Committer, Guarantee, Receipt
 from arrowstream.errors import PlanError
 from arrowstream.ids import BlockId
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes, to_arrow
 from arrowstream.operators.compile import compile_unit
 from arrowstream.operators.moment import Moment
@@ -28,7 +30,7 @@ from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.task import TaskResult, run_task
 from arrowstream.schedule.watermarks import SplitTime, WatermarkTracker
 
-_WEIGHT = "__weight"
+_WEIGHT = inner("check_weight")
 
 
 def check(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries: int, seed: int) -> None:
@@ -183,10 +185,15 @@ def live_rows(changes: Sequence[Changes], kind: ChangeKind) -> pl.DataFrame:
             live = _consolidated(live, added, removed)
         elif kind.keys:
             gone = pl.concat([added, removed]).select(kind.keys)
-            live = pl.concat([live.join(gone, on=list(kind.keys), how="anti", nulls_equal=True), added])
+            live = pl.concat([_without(live, gone, kind.keys), added])
         elif added.height or removed.height:
             live = added
     return live
+
+
+def _without(live: pl.DataFrame, gone: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """The rows whose keys are not among those that are gone."""
+    return matching.join(live.lazy(), gone.lazy(), keys, live.schema, how="anti", nulls_equal=True).collect()
 
 
 def _consolidated(live: pl.DataFrame, added: pl.DataFrame, removed: pl.DataFrame) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
 from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, unknown_column
+from arrowstream.names import refuse_inner
 from arrowstream.plan.eventtime import check_time, duration_ticks
 from arrowstream.plan.kinds import through, time_through
 from arrowstream.plan.methods import METHODS, check_call, output_schema, settle
@@ -44,6 +45,7 @@ class StreamFrame:
     """
 
     def __init__(self, node: Node, plans: Plans) -> None:
+        refuse_inner(node.schema, _call_of(node))
         self._node, self._plans = node, plans
 
     # --- what it is
@@ -366,9 +368,9 @@ class StreamFrame:
         keys = (on, on) if on is not None else (left_on, right_on)
         if keys[0] is None or keys[1] is None:
             raise PlanError("join_temporal: on which columns? give on=, or left_on= and right_on=")
-        known = versions if how == "left" else versions.with_columns(__known=pl.lit(True))
-        joined = self.join_asof(known, by_left=keys[0], by_right=keys[1], suffix=suffix)
-        return joined if how == "left" else joined.filter(pl.col("__known")).drop("__known")
+        from arrowstream import joining
+
+        return self._with(joining.join_temporal(self, versions, _listed(keys[0]), _listed(keys[1]), how, suffix))
 
     def group_by(
         self,
@@ -598,6 +600,13 @@ class StreamFrame:
 
     def _with(self, node: Node) -> StreamFrame:
         return StreamFrame(node, self._plans)
+
+
+def _call_of(node: Node) -> str:
+    """What has named the columns of a node, for messages."""
+    if isinstance(node, SourceNode):
+        return f"source {node.name}"
+    return node.steps[-1].method if isinstance(node, Rows) else node.label.split(maxsplit=1)[0].lower()
 
 
 def _listed(keys: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from arrowstream.errors import PlanError, unknown_column
 from arrowstream.plan.aggregates import NotDecomposable, decompose
 from arrowstream.plan.eventtime import EventTime, check_time, duration_ticks
 from arrowstream.plan.expressions import as_expressions, expand_grouped, resolve
+from arrowstream.plan.groupwise import TOO_LARGE, groupwise, too_large
 from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate
 from arrowstream.plan.timeless import cure
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
@@ -52,7 +53,7 @@ class StreamWindows:
         bins = (BIN, windows.bin_of(pl.col(self._index)))
         keys = tuple(name for name, _ in by)
         decomposed = None
-        named = [expr.alias(name) for name, expr in outputs]
+        named = [expr.alias(name) for name, expr in groupwise("agg", outputs, schema)]
         grouping = [expr.alias(name) for name, expr in by]
         if windows.bin is not None:
             with contextlib.suppress(NotDecomposable):
@@ -92,6 +93,7 @@ class StreamWindows:
                 boundaries=self._boundaries,
                 decomposition=decomposed,
                 update=self._update,
+                too_large=too_large(outputs, schema),
             )
         )
 
@@ -114,7 +116,7 @@ class StreamSessions:
         node, schema = self._frame._node, self._frame.schema
         by, outputs = expand_grouped(schema, self._by, as_expressions(aggs, named_aggs))
         keys = tuple(name for name, _ in by)
-        named = tuple(expr.alias(name) for name, expr in outputs)
+        named = tuple(expr.alias(name) for name, expr in groupwise("agg", outputs, schema))
         grouping = tuple(expr.alias(name) for name, expr in by)
         keyed = pl.Schema({**resolve(pl.LazyFrame(schema=schema).with_columns(grouping), schema)})
         wide = pl.Schema({**keyed, FIRST: pl.Int64(), LAST: pl.Int64()})
@@ -157,6 +159,7 @@ class StreamSessions:
                 boundaries=self._boundaries,
                 decomposition=decomposed,
                 update=self._update,
+                too_large=too_large(outputs, schema),
             )
         )
 
@@ -188,11 +191,12 @@ class StreamRolling:
             "closed": self._closed,
             "keys": tuple(name for name, _ in by),
             "by": tuple(expr for _, expr in by),
-            "aggs": tuple(expr.alias(name) for name, expr in outputs),
+            "aggs": tuple(expr.alias(name) for name, expr in groupwise("agg", outputs, schema)),
+            "too_large": too_large(outputs, schema),
             "description": described if len(described) <= 120 else described[:119] + "…",
         }
         empty = Rolling(schema=schema, **parts)
-        output = resolve(empty.rolled(pl.LazyFrame(schema=schema)), schema)
+        output = resolve(empty.rolled(pl.LazyFrame(schema=schema)).drop(TOO_LARGE, strict=False), schema)
         time = EventTime(self._index, node.time.marks, node.time.behind + node.time.lateness, 0)
         return self._frame._with(Rolling(schema=output, time=time, **parts))
 

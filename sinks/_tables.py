@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from arrowstream import matching
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Upsert
+from arrowstream.names import inner
 
-WEIGHT = "_weight"
+WEIGHT: Final = inner("weights")
 _FAN_IN = 16
 _LARGE = 1 << 20
 _SMALL = 1 << 16
@@ -159,7 +161,8 @@ class KeyedRows(_Log):
         live = touched.filter(pl.col(WEIGHT) > 0).drop(WEIGHT)
         if not self._keys:
             return live
-        rest = base.join(touched, on=self._keys, how="anti", nulls_equal=True, maintain_order="left")
+        options: dict[str, Any] = {"how": "anti", "nulls_equal": True, "maintain_order": "left"}
+        rest = matching.join(base.lazy(), touched.lazy(), self._keys, base.schema, **options).collect()
         return pl.concat([rest, live])
 
 
@@ -177,12 +180,12 @@ class RowMultiset(_Log):
         return repeated(base)
 
 
-def weighted(changes: ChangeBatch) -> pl.DataFrame:
-    """The rows as a frame, with their weights as its last column, `_weight`."""
+def weighted(changes: ChangeBatch, column: str = WEIGHT) -> pl.DataFrame:
+    """The rows as a frame, with their weights as its last column."""
     frame = pl.DataFrame(pl.from_arrow(changes.rows))
     if changes.weights is None:
-        return frame.with_columns(pl.lit(1, pl.Int64).alias(WEIGHT))
-    return frame.with_columns(pl.Series(WEIGHT, changes.weights, pl.Int64))
+        return frame.with_columns(pl.lit(1, pl.Int64).alias(column))
+    return frame.with_columns(pl.Series(column, changes.weights, pl.Int64))
 
 
 def deletions_first(batch: Sequence[ChangeBatch]) -> list[pl.DataFrame]:

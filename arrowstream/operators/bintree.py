@@ -7,15 +7,17 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine
+from arrowstream.names import inner
 from arrowstream.operators.windowshape import WINDOW
 from arrowstream.plan.aggregates import Decomposition
 from arrowstream.plan.grid import Grid, Ints, Spans, cover
 from arrowstream.plan.windows import BIN
 from arrowstream.state.rows import RowTable
 
-_LEVEL: Final = "__level"
-_RUN: Final = "__run"
+_LEVEL: Final = inner("level")
+_RUN: Final = inner("run")
 _BASE: Final = 4
 _LITTLE: Final = 1 << 14
 
@@ -56,20 +58,19 @@ class BinTree:
             below = self.table.frame.lazy().filter(pl.col(_LEVEL) == level)
 
     def rows(self, bins: pl.DataFrame, numbers: Ints, spans: Spans) -> pl.LazyFrame:
-        """What is to be merged for these windows, each with the place of its window in `__window`."""
+        """What is to be merged for these windows, each with the place of its window in `WINDOW`."""
         counted = Spans(self._grid.numbers(spans.starts), self._grid.numbers(spans.stops))
         columns = [*self._keys, *self._plan.accumulators, WINDOW]
         lowest, *above = cover(counted, _BASE, self._levels)
-        found = [
-            bins.lazy().with_columns(self._number().alias(_RUN)).join(_pieces(*lowest).lazy(), on=_RUN).select(columns)
-        ]
+        numbered = bins.lazy().with_columns(self._number().alias(_RUN))
+        found = [matching.join_numbers(numbered, _pieces(*lowest).lazy(), _RUN).select(columns)]
         runs = pl.concat(
             [
                 _pieces(*each).with_columns(pl.lit(level, pl.Int64).alias(_LEVEL))
                 for level, each in enumerate(above, start=1)
             ]
         )
-        found.append(self.table.frame.lazy().join(runs.lazy(), on=[_LEVEL, _RUN]).select(columns))
+        found.append(matching.join_numbers(self.table.frame.lazy(), runs.lazy(), [_LEVEL, _RUN]).select(columns))
         return pl.concat(found)
 
     def forget(self, end: int) -> None:

@@ -153,7 +153,7 @@ class BoundedJoin:
 
 
 class _Side(Protocol):
-    """The rows that are kept of one side, with their numbers in `__id`."""
+    """The rows that are kept of one side, with their numbers in `ID`."""
 
     @property
     def table(self) -> StateTable: ...

@@ -13,6 +13,7 @@ from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.plan.eventtime import BEGINNING, FOREVER, ticks
+from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.recompute import Recompute
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
@@ -26,7 +27,7 @@ class ClosingGroups:
 
     def __init__(self, node: Recompute, mark: Mark) -> None:
         assert node.input.time is not None
-        self._whole, self._output = node.whole, node.schema
+        self._whole, self._output = node.whole, flagged(node.schema, node.flagged)
         self._time, self._dtype = node.input.time.column, node.input.schema[node.input.time.column]
         self._mark = mark
         self._rows = RowTable(pl.Schema({name: node.input.schema[name] for name in node.columns}))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatch
 from typing import Final
 
 import polars as pl
 
-from arrowstream.connectors.changes import Append
+from arrowstream.connectors.changes import Append, ChangeKind
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
 from arrowstream.operators.appendjoin import AppendJoin
+from arrowstream.operators.aside import SetAside
 from arrowstream.operators.asof import AsofJoinOperator
 from arrowstream.operators.boundedjoin import BoundedJoin
 from arrowstream.operators.closing import ClosingGroups
@@ -109,6 +110,8 @@ class _Builder:
     def merge(self, make: Callable[[], StatefulOperator], partials: tuple[int, ...], node: Node) -> int:
         """The stateful step after these partial ones."""
         stage = 1 + max(self.steps[number].stage for number in partials)
+        if node.flagged:
+            make = partial(_setting_aside, make, node.kind, _named(node), node.label)
         return self.add(Stateful(make, partials), *partials, stage=stage, shared=_shared(node, self))
 
     def add(self, work: Work, *inputs: int, stage: int | None = None, shared: bool = False) -> int:
@@ -121,6 +124,18 @@ class _Builder:
 
 def _expiring(make: Callable[[], Forgetful], keys: pl.Schema, mark: Mark, ttl: int) -> StatefulOperator:
     return Expiring(make(), keys, mark, ttl)
+
+
+def _setting_aside(
+    make: Callable[[], StatefulOperator], kind: ChangeKind, named: Sequence[str], label: str
+) -> StatefulOperator:
+    return SetAside(make(), kind, named, label)
+
+
+def _named(node: Node) -> list[str]:
+    """The columns of a result that say which it is: its keys and its time."""
+    time = [node.index] if isinstance(node, WindowAggregate | SessionAggregate | Rolling) else []
+    return [name for name in (*state_keys(node), *time) if name in node.schema]
 
 
 def compile_unit(unit: Unit) -> Program:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.expiry import forget
@@ -20,9 +22,9 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import RowTable
 from arrowstream.state.table import KeyedTable
 
-_TICKS = "__ticks"
-_PLACE = "__place"
-_KEPT = "__kept"
+_TICKS = inner("distinct_ticks")
+_PLACE = inner("distinct_place")
+_KEPT = inner("kept")
 
 
 class DistinctPartial:
@@ -160,7 +162,8 @@ class DistinctWithin:
             places.append(first[_PLACE])
             kept = first.select(*self._subset, _TICKS)
             self._kept.append(kept)
-            left = self._far(left, kept)
+            others = left.filter(~pl.col(_PLACE).is_in(first[_PLACE].implode()))
+            left = self._far(others, kept)
         if not places:
             return new.clear()
         return new[pl.concat(places).sort()]
@@ -169,6 +172,8 @@ class DistinctWithin:
         """The rows that are far enough from each of the kept ones of their key."""
         if not kept.height:
             return rows
-        pairs = rows.lazy().join(kept.lazy().rename({_TICKS: _KEPT}), on=self._subset, nulls_equal=True)
+        kept = kept.rename({_TICKS: _KEPT})
+        pairs = matching.join(rows.lazy(), kept.lazy(), self._subset, kept.schema, nulls_equal=True)
         near = pairs.filter((pl.col(_TICKS) - pl.col(_KEPT)).abs() < self._within).select(_PLACE)
-        return rows.lazy().join(near, on=_PLACE, how="anti", maintain_order="left").collect(engine=engine(rows.height))
+        far = matching.join_numbers(rows.lazy(), near, _PLACE, how="anti", maintain_order="left")
+        return far.collect(engine=engine(rows.height))

@@ -9,6 +9,7 @@ import polars as pl
 
 from arrowstream.engine import engine
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import gathered, one_part
 from arrowstream.operators.late import LateJudge
@@ -19,7 +20,7 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.table import KeyedTable
 
 TOUCHED: Final = "touched"
-_TICKS: Final = "__ticks"
+_TICKS: Final = inner("touched_ticks")
 
 _SWEEPS: Final = 16
 """Times within a time to live that all keys are looked through, so that what is kept is at most a sixteenth more than

@@ -92,7 +92,7 @@ class WindowMerge(WindowShape):
         return self._typed(self._plan.final(rows, self._at)) if rows.height else self._output.to_frame()
 
     def _rows(self, table: BinTable, spans: Spans, like: pl.DataFrame | None) -> pl.LazyFrame:
-        """The rows of a table that belong to these windows, with the place of the window in `__window`."""
+        """The rows of a table that belong to these windows, with the place of the window in `WINDOW`."""
         if self._tree is not None:
             return self._tree.rows(table.frame, self._numbers(), spans)
         keys = [pl.col(key) for key in self._keys]

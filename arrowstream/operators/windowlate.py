@@ -8,8 +8,10 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.operators.aggregate import PartialAggregate
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Mark, Moment
@@ -17,7 +19,7 @@ from arrowstream.operators.program import Frames
 from arrowstream.plan.eventtime import BEGINNING, ticks, ticks_of
 from arrowstream.plan.windows import BIN, END, START, Windows
 
-_PLACE: Final = "__place"
+_PLACE: Final = inner("late_place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class WindowJudge:
         """Of these rows those with a window that is closed: their places, and begin and end of the earliest."""
         time = pl.col(self.column)
         rows = rows.with_columns(self.windows.bin_of(time).alias(BIN))
-        found = rows.lazy().join(self.windows.pairs(rows[BIN], BEGINNING, watermark).lazy(), on=BIN)
+        found = matching.join_numbers(rows.lazy(), self.windows.pairs(rows[BIN], BEGINNING, watermark).lazy(), BIN)
         if self.windows.bin is None:
             found = found.filter(self.windows.contains(time))
         dtype = rows.schema[self.column]

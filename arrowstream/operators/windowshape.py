@@ -9,7 +9,9 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes, union
 from arrowstream.operators.exchange import difference, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -17,12 +19,13 @@ from arrowstream.operators.program import Parts
 from arrowstream.plan.aggregates import MAIN
 from arrowstream.plan.eventtime import BEGINNING, FOREVER
 from arrowstream.plan.grid import Spans
+from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.windownodes import WindowAggregate
 from arrowstream.plan.windows import BIN, END, START, Windows, physical
 from arrowstream.state.bins import BinTable
 from arrowstream.state.keyhash import hash_rows
 
-WINDOW: Final = "__window"
+WINDOW: Final = inner("window")
 
 
 class WindowShape(ABC):
@@ -36,7 +39,7 @@ class WindowShape(ABC):
         self._windows, self._mark, self._keys = node.windows, mark, list(node.keys)
         self._index, self._label = node.index, END if node.label_right else START
         self._bounds, self._update = node.boundaries, node.update
-        self._output = node.schema
+        self._output = flagged(node.schema, node.flagged)
         self._state = state
 
     @property
@@ -78,17 +81,17 @@ class WindowShape(ABC):
         return found if len(found) else None
 
     def _chosen(self, frame: pl.DataFrame, spans: Spans) -> pl.LazyFrame:
-        """The rows whose bins belong to these windows, with the place of the window in `__window`; in their order."""
+        """The rows whose bins belong to these windows, with the place of the window in `WINDOW`; in their order."""
         windows = self._windows
         bins, places = spans.pieces(self._state.bins, touching=windows.touching)
         pieces = pl.DataFrame([windows.times(bins).alias(BIN), pl.Series(WINDOW, places)])
-        return frame.lazy().join(pieces.lazy(), on=BIN, maintain_order="left")
+        return matching.join_numbers(frame.lazy(), pieces.lazy(), BIN, maintain_order="left")
 
     def _forget(self, moment: Moment) -> None:
         drop_passed(self._state, self._windows, moment.late_before(self._mark), moment.forgotten(self._mark))
 
     def _named(self, rows: pl.LazyFrame, spans: Spans) -> pl.LazyFrame:
-        """Rows with `__window` turned into the columns of the output that say which window it is."""
+        """Rows with `WINDOW` turned into the columns of the output that say which window it is."""
         windows, edges = self._windows, {START: spans.starts, END: spans.stops}
         named = {self._index: self._label}
         if self._bounds:

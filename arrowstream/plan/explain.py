@@ -9,6 +9,7 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.names import readable
 from arrowstream.plan.eventtime import show_ticks
 from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union
@@ -76,7 +77,7 @@ def _facts(node: Node, name: str | None) -> Facts:
         state = f"{state.removesuffix(', unbounded')}, let go after {show_ticks(node.ttl, dtype)} without rows"
     if state and name is not None:
         state = f"{name}: {state}"
-    return Facts(node.label, _engine(node), str(node.kind), _time(node), state, state.endswith("unbounded"))
+    return Facts(readable(node.label), _engine(node), str(node.kind), _time(node), state, state.endswith("unbounded"))
 
 
 def _time(node: Node) -> str:

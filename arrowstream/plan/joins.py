@@ -15,7 +15,9 @@ from typing import Any, Final, Literal
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.errors import PlanError
+from arrowstream.names import inner
 from arrowstream.plan.eventtime import EventTime, duration_ticks, least
 from arrowstream.plan.expressions import Call, Column, build, columns, parse, unaliased
 from arrowstream.plan.expressions import Literal as Constant
@@ -26,7 +28,7 @@ How = Literal["inner", "left", "right", "full", "semi", "anti"]
 
 HOWS: Final = ("inner", "left", "right", "full", "semi", "anti")
 
-WATERMARK: Final = "__watermark"
+WATERMARK: Final = inner("watermark")
 """In a condition of expiry, the watermark of the other side, as a column of its time's type."""
 
 _FLIPPED: Final = {"Lt": "Gt", "LtEq": "GtEq", "Gt": "Lt", "GtEq": "LtEq"}
@@ -117,7 +119,8 @@ class AsofJoin(Node):
         tolerance: Any = self.tolerance
         if tolerance is not None and self.left.schema[self.left_on].is_temporal():
             tolerance = timedelta(microseconds=tolerance)
-        return left.join_asof(
+        return matching.asof(
+            left,
             right,
             left_on=self.left_on,
             right_on=self.right_on,

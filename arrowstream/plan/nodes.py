@@ -38,6 +38,11 @@ class Node(ABC):
     def label(self) -> str:
         """One line for `explain()`."""
 
+    @property
+    def flagged(self) -> bool:
+        """Whether its operator marks rows that are to be set aside (`plan.groupwise.TOO_LARGE`)."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -190,6 +195,10 @@ class Aggregate(Node):
     def label(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"Aggregate {self.description}{by}"
+
+    @property
+    def flagged(self) -> bool:
+        return self.decomposition.flagged
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -7,9 +7,10 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.names import inner
 from arrowstream.plan.nodes import Node
 
-ORDER: Final = "__arrival"
+ORDER: Final = inner("arrival")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -94,20 +94,29 @@ def late_letters(batch: int, late: Late) -> pa.Table:
 
 def as_json(rows: pl.DataFrame) -> pl.Series:
     """Each row as a JSON object; types that JSON does not know as text."""
-    known = (pl.String, pl.Boolean, pl.List, pl.Struct)
-    plain = [
-        pl.col(name)
-        if (dtype.is_numeric() and not dtype.is_decimal()) or isinstance(dtype, known)
-        else _text(name, dtype)
-        for name, dtype in rows.schema.items()
-    ]
+    plain = [_plain(pl.col(name), dtype).alias(name) for name, dtype in rows.schema.items()]
     return rows.select(pl.struct(plain).struct.json_encode()).to_series()
 
 
-def _text(name: str, dtype: pl.DataType) -> pl.Expr:
-    if isinstance(dtype, pl.Binary):
-        return pl.col(name).bin.encode("base64")
-    return pl.col(name).cast(pl.String, strict=False)
+def _plain(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Values as JSON has them; what it does not know as text, also in nests."""
+    match dtype:
+        case pl.String() | pl.Boolean() | pl.Null():
+            return values
+        case pl.Binary():
+            return values.bin.encode("base64")
+        case pl.Duration():
+            return values.dt.to_string("iso")
+        case pl.List(inner=inner):
+            return values.list.eval(_plain(pl.element(), inner))  # type: ignore[arg-type]
+        case pl.Array(inner=inner):
+            return values.arr.to_list().list.eval(_plain(pl.element(), inner))  # type: ignore[arg-type]
+        case pl.Struct(fields=fields):
+            parts = [_plain(values.struct.field(at.name), at.dtype).alias(at.name) for at in fields]  # type: ignore[arg-type]
+            return pl.when(values.is_not_null()).then(pl.struct(parts)) if parts else values.is_not_null()
+    if dtype.is_float() or (dtype.is_integer() and not isinstance(dtype, pl.Int128 | pl.UInt128)):
+        return values
+    return values.cast(pl.String, strict=False)
 
 
 class DeadLetters:

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from arrowstream.errors import StateError
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.state.columns import check_payload
 from arrowstream.state.copying import copied, released, texts_released
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
 from arrowstream.state.extents import Ints
 from arrowstream.state.physical import storage
 
-ID: Final = "__id"
+ID: Final = inner("id")
 """The column that names a row: Int64, counted up in order of arrival."""
 
 # A piece that was joined of more appends is written anew, so that no texts refer to thousands of buffers.
@@ -53,7 +54,7 @@ class RowTable:
 
     def __init__(self, schema: pl.Schema) -> None:
         if ID in schema or DELETED in schema:
-            raise StateError(f"the columns {ID} and {DELETED} are used inside; rename yours")
+            raise StateError(f"the columns {ID!r} and {DELETED!r} are used inside; rename yours")
         for name, dtype in schema.items():
             if storage(dtype) is None:
                 check_payload(name, dtype)
@@ -83,7 +84,7 @@ class RowTable:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """All rows, `__id` first, in order of arrival. The frame stays as it is when the table changes."""
+        """All rows, `ID` first, in order of arrival. The frame stays as it is when the table changes."""
         if self._whole is None:
             frames = [piece.rows for piece in self._pieces]
             self._whole = pl.concat(frames, rechunk=False) if frames else self._schema.to_frame()

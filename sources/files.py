@@ -164,6 +164,7 @@ class FileSource:
             self._hive, self._options = hive, current_options(self.format, options)
             found = self._schema_of_lines(schema)
         self.columns = FileColumns(found, hive, include_path, include_modified, include_row_number)
+        self._plain: pl.Schema | None = None
         self._formats: dict[frozenset[str], Format] = {}
         self.lines: Format | None = None if self.format in _COLUMNAR else self._format_without(frozenset())
         self.frame_schema = self.columns.stream_schema()
@@ -255,18 +256,26 @@ class FileSource:
         path = self.listing.path(name)
         footer = read_footer(path, self.format)
         self.constants(name, footer.stamp)
-        if footer.schema != self.columns.schema:
+        if not self._is_plain(footer.schema):
             self._fit(name, footer.schema)
         return footer
 
     def refused_rows(self, name: str, footer: Footer, first: int, last: int) -> pa.RecordBatch | None:
         """The rows of a columnar file that have a value which the stream cannot keep (`REJECT_SCHEMA`)."""
-        if footer.schema == self.columns.schema or not (how := self._fit(name, footer.schema)).misfits:
+        if self._is_plain(footer.schema) or not (how := self._fit(name, footer.schema)).misfits:
             return None
         path = self.listing.path(name)
         with reading(path, self.format):
             rows = scan_file(path, self.format).slice(first, last - first)
             return how.refused(rows, path, first, self.columns.schema)
+
+    def _is_plain(self, found: pl.Schema) -> bool:
+        """Has a file the columns of the stream as they are? Files alike share their schema, and are looked at once."""
+        if found is not self._plain:
+            if found != self.columns.schema:
+                return False
+            self._plain = found
+        return True
 
     def _fit(self, name: str, found: pl.Schema) -> Fit:
         """How the columns of the stream are made of those of a file, but for those that its directories tell."""
@@ -278,7 +287,7 @@ class FileSource:
     def known_ranges(self, name: str, footer: Footer, first: int, last: int) -> Mapping[str, tuple[int, int]]:
         """The ranges of columns that the stream has as the file has them."""
         found, schema, told = footer.ranges_of(first, last), self.columns.schema, self.columns.partitions(name)
-        if footer.schema == schema and not told:
+        if self._is_plain(footer.schema) and not told:
             return found
         return {
             each: found[each]

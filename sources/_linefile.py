@@ -15,7 +15,7 @@ from arrowstream.connectors.formats.schema import NewColumnsFound
 from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.errors import SourceError
 from arrowstream.sources._filelog import Place
-from arrowstream.sources._knownfiles import Stamp, end_mark
+from arrowstream.sources._knownfiles import Stamp, begins_with, end_mark
 from arrowstream.sources._lines import LineBuffer, Lines
 from arrowstream.sources._unfinished import Replaced, Unfinished
 
@@ -45,10 +45,8 @@ class LineFile:
     @classmethod
     def at_place(cls, path: str, format: Format, place: Place, longest: int, encoding: str | None = None) -> LineFile:
         """Go on with a file that was read in part, and may have grown; raises `Replaced` if it is another one."""
-        before = Stamp.parse(place.stamp)
-        with open(path, "rb", buffering=0) as raw:
-            if os.fstat(raw.fileno()).st_size < before.size or end_mark(raw.fileno(), before.size) != before.mark:
-                raise Replaced(f"{path} was replaced after line {place.line} was read")
+        if not begins_with(path, Stamp.parse(place.stamp)):
+            raise Replaced(f"{path} was replaced after line {place.line} was read")
         file = cls(path, format, place.at, None, longest, encoding)
         file.row, file.line = place.row, max(place.line, file.line)
         return file

@@ -34,7 +34,7 @@ from arrowstream.sources._filecolumns import FileColumns, literals
 from arrowstream.sources._filelog import FileLog, Part, Place, join, parts_between, remember
 from arrowstream.sources._filereader import FileReader
 from arrowstream.sources._hive import guessed
-from arrowstream.sources._knownfiles import Stamp
+from arrowstream.sources._knownfiles import Stamp, begins_with
 from arrowstream.sources._linefile import COMPRESSIONS, LineFile
 from arrowstream.sources._lines import LONGEST_LINE
 from arrowstream.sources._listing import IGNORED, Entry, Listing
@@ -219,6 +219,8 @@ class FileSource:
 
     def _scan_lines(self, part: Part) -> pl.LazyFrame:
         path, stamp = self.listing.path(part.name), Stamp.parse(part.stamp)
+        if not begins_with(path, stamp):
+            raise SourceError(f"{path} was replaced, or has shrunk, after it was read: write files under new names")
         file = LineFile(path, self.format_of_file(part.name), part.first, part.last, self.longest_line, self.encoding)
         constants = self.constants(part.name, stamp)
         with contextlib.closing(file):
@@ -385,8 +387,7 @@ class FileSource:
         return [self.listing.path(entry.name) for entry in self._entries_now()]
 
     def _entries_now(self) -> list[Entry]:
-        splits = range(self.listing.splits)
-        return sorted(entry for split in splits for entry in self.listing.entries(split) if entry.size)
+        return [entry for entry in replace(self.listing, splits=1).entries() if entry.size]
 
     def _no_file(self) -> PlanError:
         return PlanError(

@@ -285,7 +285,7 @@ def test_a_file_that_goes_or_shrinks_before_it_is_scanned_is_named(tmp_path: Pat
         reader.poll(0)
         position = reader.position()
     write(frame(0, 2), path)
-    with pytest.raises(SourceError, match=rf"a.{suffix} (has shrunk|was replaced)"):
+    with pytest.raises(SourceError, match=rf"a.{suffix} was replaced"):
         source.scan("files-0", None, position).collect()
     path.unlink()
     with pytest.raises(SourceError, match=rf"a.{suffix} was there when the stream read it, and is gone"):

@@ -421,6 +421,11 @@ def test_positions_stay_small_however_many_files_were_read(tmp_path: Path) -> No
     assert numbers(source, memory) == [30]
 
 
+def test_the_former_option_for_names_to_keep_does_nothing_and_says_so(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="remember= has no effect"):
+        FileSource(tmp_path, "parquet", SCHEMA, remember=3)
+
+
 def test_a_position_is_of_no_use_without_those_before_it(tmp_path: Path) -> None:
     """It names the files since the last one only; opened with it alone, the source would read the others twice."""
     source = FileSource(tmp_path, "parquet", SCHEMA, poll_interval="10ms")

@@ -144,6 +144,39 @@ def test_copying_and_truncating_loses_nothing_that_the_copy_has(tmp_path: Path) 
         silent(reader)
 
 
+def test_a_copy_in_the_directory_that_is_followed_is_not_new(tmp_path: Path) -> None:
+    """copytruncate again, where the path matches the copy as well; and a backup that somebody made."""
+    log = tmp_path / "app.log"
+    add(log, 1, 2)
+    source = following(tmp_path, endings="*", patience="0s")
+    with reading(source) as reader:
+        assert got(source, reader, 2) == [1, 2]
+        shutil.copy(log, tmp_path / "app.log.bak")
+        silent(reader)
+        for number in (3, 5, 7):
+            add(log, number)
+            shutil.copy(log, tmp_path / f"app.log-{number}")
+            os.truncate(log, 0)
+            add(log, number + 1)
+            assert got(source, reader, 2) == [number, number + 1]
+            silent(reader)
+        add(tmp_path / "app2.log", 1, 2)
+        assert got(source, reader, 2) == [1, 2]
+
+
+def test_an_inode_that_comes_again_is_another_file(tmp_path: Path) -> None:
+    """The system gives the numbers of files that are gone to new ones, mostly at once."""
+    source = following(tmp_path, patience="0s")
+    with reading(source) as reader:
+        for number in range(20):
+            log = tmp_path / f"{number}.csv"
+            add(log, number)
+            assert got(source, reader, 1) == [number]
+            log.unlink()
+            if number % 2:
+                silent(reader)
+
+
 @pytest.mark.parametrize("rotation", ["none", "rename", "copy"])
 @pytest.mark.parametrize("header", [False, True])
 def test_it_goes_on_from_any_position(tmp_path: Path, rotation: str, header: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,18 +74,32 @@ def run_pieces(
     With the last piece all sources have ended. Rows that were turned away go into `letters`. With `patient` no
     watermark moves before the end, so that no row can be late.
     """
+    taken = [Changes.of(node.schema.to_frame())]
+    for changes in batch_by_batch(node, pieces, letters=letters, patient=patient, partitions=partitions):
+        taken += changes
+    return live_rows(taken, node.kind)
+
+
+def batch_by_batch(
+    node: Node,
+    pieces: Sequence[Mapping[str, pl.DataFrame]],
+    *,
+    letters: list[pa.Table] | None = None,
+    patient: bool = False,
+    partitions: int = 1,
+    end: bool = True,
+) -> Iterator[list[Changes]]:
+    """What each piece gives, as in `run_pieces`; without `end` the sources go on after the last."""
     output = Output(schema=node.schema, kind=node.kind, input=node, sink=_CollectSink())
     unit = units([output])[0]
     program = compile_unit(unit)
     each = [Partition(number, partitions, program, unit) for number in range(partitions)]
-    taken = [Changes.of(node.schema.to_frame())]
-    times = _Times(unit, len(pieces), patient)
+    times = _Times(unit, len(pieces) if end else -1, patient)
     turned_away: list[pa.Table] = [] if letters is None else letters
     for batch, piece in enumerate(pieces):
-        taken += _run_batch(unit, each, batch, piece, times, turned_away)
+        yield _run_batch(unit, each, batch, piece, times, turned_away)
         for partition in each:
             partition.commit(batch)
-    return live_rows(taken, node.kind)
 
 
 class _Times:

@@ -177,6 +177,7 @@ class StreamFrame:
         max_ahead: str | timedelta | int | None = None,
         allowed_lateness: str | timedelta | int | None = None,
         idle: str | timedelta | None = None,
+        then: str = "hold",
     ) -> StreamFrame:
         """Name the column of event time, and how far rows may be out of order.
 
@@ -185,7 +186,9 @@ class StreamFrame:
         are found in `ctx.dead_letters`, with the window and the watermark. `allowed_lateness` keeps what is closed
         so long that late rows can still correct it. Rows without a time, and those more than `max_ahead` ahead
         of the clock, go to the dead letters too, so that a time from the year 2099 closes nothing. A split that has
-        brought no rows for `idle` (by the clock; None for ever) no longer holds the others back.
+        brought no rows for `idle` (by the clock; None for ever) no longer holds the others back. When none has, the
+        watermark stays where it is, so that what is open waits for rows; with `then="advance"` it goes on from there as
+        fast as the clock, and what it passes closes in silence.
 
         Durations as in Polars: "10s", "1h30m"; a timedelta; on an integer column a number. Raises `ColumnError`
         for a column that is no time, `PlanError` after a call that needs state.
@@ -200,6 +203,16 @@ class StreamFrame:
                 raise PlanError(
                     f"{where}: call it before {node.label.split()[0].lower()}, on rows as they come from their source"
                 )
+        if then not in ("hold", "advance"):
+            raise PlanError(f"{where}: then={then!r} is not hold or advance")
+        if then == "advance" and idle is None:
+            raise PlanError(f"{where}: then='advance' goes on after a silence; say how long it is: idle='30s'")
+        if then == "advance" and not dtype.is_temporal():
+            raise PlanError(
+                f"{where}: then='advance' goes on with the clock, and {column!r} is {dtype}, which the clock says "
+                f"nothing of; make a time of it first, with_columns(pl.from_epoch({column!r}, time_unit='s')), "
+                "or leave then= out"
+            )
         if max_ahead is not None and not dtype.is_temporal():
             raise PlanError(f"{where}: max_ahead compares with the clock, and {column!r} is {dtype}")
         node = Watermark(
@@ -213,6 +226,7 @@ class StreamFrame:
                 0 if allowed_lateness is None else duration_ticks(allowed_lateness, dtype, f"{where}: allowed_lateness")
             ),
             idle=None if idle is None else duration_ticks(idle, pl.Datetime("us"), f"{where}: idle") / 1_000_000,
+            then=then,
         )
         return self._with(node)
 

@@ -13,7 +13,7 @@ from arrowstream import matching
 from arrowstream.connectors.changes import Append, Retract
 from arrowstream.errors import ColumnError, PlanError, unknown_column
 from arrowstream.names import inner, is_inner, refuse_inner
-from arrowstream.plan.eventtime import duration_ticks, least
+from arrowstream.plan.eventtime import Later, duration_ticks, least
 from arrowstream.plan.expressions import as_expressions, resolve
 from arrowstream.plan.joins import (
     HOWS,
@@ -238,7 +238,9 @@ def _asof(
         schema = made.collect().schema
     except pl.exceptions.PolarsError as error:
         raise PlanError(f"{where}: {error}") from error
-    time = least(times, names[0]).held_back(0 if strategy == "backward" else ticks or 0)
+    time = least(times, names[0])
+    if strategy != "backward":
+        time = time.held_back(Later(ticks or 0))
     return AsofJoin(schema=schema, kind=Append(), time=time, **parts)
 
 

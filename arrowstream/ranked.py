@@ -104,7 +104,7 @@ def over(node: Node, method: str, exprs: Sequence[pl.Expr]) -> Node:
     return Recompute(
         schema=schema,
         kind=Append() if final else Retract(),
-        time=time if kept and method == "with_columns" else None,
+        time=(time.settled() if final else time) if time is not None and kept and method == "with_columns" else None,
         input=node,
         keys=keys,
         columns=tuple(node.schema),
@@ -205,7 +205,7 @@ def top_k(
         result = Recompute(
             schema=schema,
             kind=Append() if final else kind,
-            time=keyed.time if final else None,
+            time=keyed.time.settled() if final and keyed.time is not None else None,
             input=keyed,
             keys=keys,
             columns=tuple(keyed.schema),

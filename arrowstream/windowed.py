@@ -11,10 +11,11 @@ import polars as pl
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
 from arrowstream.plan.aggregates import NotDecomposable, decompose
-from arrowstream.plan.eventtime import EventTime, check_time, duration_ticks
+from arrowstream.plan.eventtime import check_time, duration_ticks
 from arrowstream.plan.expressions import as_expressions, expand_grouped, resolve
 from arrowstream.plan.groupwise import TOO_LARGE, groupwise, too_large
-from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate
+from arrowstream.plan.openwindows import OpenWindows
+from arrowstream.plan.sessions import FIRST, LAST, OpenSessions, SessionAggregate
 from arrowstream.plan.timeless import cure
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
 from arrowstream.plan.windows import BIN, CLOSED, Windows, interval
@@ -75,13 +76,12 @@ class StreamWindows:
         assert node.time is not None
         late = bool(node.time.lateness)
         kind: ChangeKind = Upsert((*keys, *window)) if self._update or late else Append()
-        behind = windows.behind(label_right=self._label_right)
         described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
         return self._frame._with(
             WindowAggregate(
                 schema=output,
                 kind=kind,
-                time=node.time.renamed(self._index).held_back(behind),
+                time=node.time.renamed(self._index).held_back(OpenWindows(windows, self._label_right)),
                 input=node,
                 index=self._index,
                 windows=windows,
@@ -142,13 +142,13 @@ class StreamSessions:
         assert node.time is not None
         kind: ChangeKind = Retract() if self._update or node.time.lateness else Append()
         # The start of a session may be any time back; what is known is that its end is after the watermark.
-        time = node.time.renamed("_upper_boundary") if self._boundaries else None
+        time = node.time.renamed("_upper_boundary").held_back(OpenSessions(schema[self._index]))
         described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
         return self._frame._with(
             SessionAggregate(
                 schema=output,
                 kind=kind,
-                time=time,
+                time=time if self._boundaries else None,
                 input=node,
                 index=self._index,
                 gap=self._gap,
@@ -197,8 +197,7 @@ class StreamRolling:
         }
         empty = Rolling(schema=schema, **parts)
         output = resolve(empty.rolled(pl.LazyFrame(schema=schema)).drop(TOO_LARGE, strict=False), schema)
-        time = EventTime(self._index, node.time.marks, node.time.behind + node.time.lateness, 0)
-        return self._frame._with(Rolling(schema=output, time=time, **parts))
+        return self._frame._with(Rolling(schema=output, time=node.time.settled(), **parts))
 
 
 class StreamCounts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import polars as pl
 
@@ -10,7 +11,7 @@ from arrowstream.connectors.changes import ChangeKind, Upsert
 from arrowstream.frames import rows_where
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
-from arrowstream.operators.program import Parts, StatefulOperator
+from arrowstream.operators.program import Parts, StatefulOperator, Waiting
 from arrowstream.plan.groupwise import TOO_LARGE
 from arrowstream.state.protocol import StateTable
 
@@ -48,6 +49,10 @@ class SetAside:
         if removed is not None and removed[TOO_LARGE].null_count() < removed.height:
             removed = rows_where(removed, removed[TOO_LARGE].is_null())
         return Changes.of(added.drop(TOO_LARGE), None if removed is None else removed.drop(TOO_LARGE))
+
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the operator's next result comes out."""
+        return cast(Waiting, self._inner).waits(moment)
 
     def _tell(self, rows: pl.DataFrame, moment: Moment) -> None:
         time = pl.Series([None], dtype=pl.Int64)

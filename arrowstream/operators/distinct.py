@@ -28,7 +28,7 @@ _KEPT = inner("kept")
 
 
 class DistinctPartial:
-    """Of a task's rows that are equal, one goes on; all of them where distances in time count."""
+    """Of a task's rows that are in time and equal, one goes on; all of them where distances in time count."""
 
     def __init__(self, node: Distinct, judge: LateJudge | None) -> None:
         self._subset, self._keep, self._judge = list(node.subset), node.keep, judge
@@ -39,10 +39,12 @@ class DistinctPartial:
         return (ROWS_FRAME,)
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
-        if self._within is not None:
-            rows = changes.added.collect(engine=engine(changes.rows))
-            return {ROWS_FRAME: rows if self._judge is None else self._judge.in_time(rows, moment)}
-        return {ROWS_FRAME: _once(changes.added, self._subset, self._keep).collect(engine=engine(changes.rows))}
+        added, way = changes.added, engine(changes.rows)
+        if self._judge is not None:
+            added = self._judge.in_time(added.collect(engine=way), moment).lazy()
+        if self._within is None:
+            added = _once(added, self._subset, self._keep)
+        return {ROWS_FRAME: added.collect(engine=way)}
 
 
 def _once(rows: pl.LazyFrame, subset: Sequence[str], keep: str) -> pl.LazyFrame:

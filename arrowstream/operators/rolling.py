@@ -57,6 +57,14 @@ class RollingOperator:
         self._rows.keep(kept)
         return Changes.of(found.select(self._output.names()))
 
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the watermark passes the next row that waits for it."""
+        end = moment.forgotten(self._mark)
+        if end == FOREVER:
+            return [None]
+        first = self._rows.frame.select(self._time.filter(self._time >= end).min()).item()
+        return [None if first is None else int(first) + 1]
+
 
 class NumberRows:
     """How many rows each key has had."""

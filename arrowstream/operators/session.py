@@ -85,6 +85,14 @@ class SessionMerge:
         self._forget(high)
         return Changes.of(closed)
 
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the next session is over."""
+        end = moment.end(self._mark)
+        if self._node.update or end == FOREVER:
+            return [None]
+        last = self._open.frame.filter(~self._over(end))[LAST].min()
+        return [None if last is None else int(last) + self._node.gap]  # type: ignore[arg-type]
+
     def _put_together(self) -> None:
         node = self._node
         merged = sessions(self._open.frame.lazy(), node.keys, node.gap)

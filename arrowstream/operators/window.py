@@ -55,12 +55,14 @@ class WindowMerge(WindowShape):
         return {MAIN: self._state, **self._pairs, **tree}
 
     def _take(self, parts: Parts, moment: Moment) -> None:
-        for name, table in {MAIN: self._state, **self._pairs}.items():
+        new = gathered(parts, MAIN)
+        self._state.append(new, whole=True)
+        for name, table in self._pairs.items():
             table.append(gathered(parts, name), whole=True)
         self._merge()
         if self._tree is not None:
             low, high = moment.start(self._mark), moment.end(self._mark)
-            self._tree.grow(self._state.frame, self._numbers(), self._last(low), self._last(high))
+            self._tree.grow(new, self._state.frame, self._numbers(), self._last(low), self._last(high))
 
     def _merge(self) -> None:
         if len(self._state) <= 2 * max(self._merged, _MERGE_ROWS):

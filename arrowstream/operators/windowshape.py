@@ -51,7 +51,7 @@ class WindowShape(ABC):
         parts = inputs[0]
         new = gathered(parts, MAIN)
         given, high = FOREVER if self._update else moment.start(self._mark), moment.end(self._mark)
-        corrected = self._given(new, given) if self._corrects and new.height else None
+        corrected = self._given(new, moment.late_before(self._mark), given) if self._corrects and new.height else None
         before = None if corrected is None else self._results(corrected, new)
         self._take(parts, moment)
         closing = self._windows.closing(self._state.bins, given, high)
@@ -61,6 +61,20 @@ class WindowShape(ABC):
         if before is None or after is None:
             return Changes.of(closed, self._output.to_frame() if self._corrects else None)
         return union([Changes.of(closed), difference(before, after)])
+
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the next window closes of which there are rows."""
+        if self._update:
+            return [None]
+        end, bins, several = moment.end(self._mark), self._state.bins, 1
+        while several < 2 * len(bins):
+            # The first bin with an open window is in the first window to close.
+            spans = self._windows.closing(bins[:several], end, FOREVER)
+            if len(spans):
+                stop = pl.lit(self._windows.times(spans.stops[spans.stops == spans.stops.min()][:1]))
+                return [int(pl.select(self._windows.closes(stop)).item())]
+            several *= 2
+        return [None]
 
     def nothing(self) -> Changes:
         """No change."""
@@ -75,9 +89,9 @@ class WindowShape(ABC):
     def _results(self, spans: Spans, like: pl.DataFrame | None = None) -> pl.DataFrame:
         """The output rows of these windows; with `like` at least those of its keys."""
 
-    def _given(self, new: pl.DataFrame, low: int) -> Spans | None:
-        """The windows that may have been given out, and of which these bins are a part."""
-        found = self._windows.closing(physical(new[BIN].unique().sort()), BEGINNING, low)
+    def _given(self, new: pl.DataFrame, closed: int, given: int) -> Spans | None:
+        """The windows that may have been given out, have not closed for good, and of which these bins are a part."""
+        found = self._windows.closing(physical(new[BIN].unique().sort()), closed, given)
         return found if len(found) else None
 
     def _chosen(self, frame: pl.DataFrame, spans: Spans) -> pl.LazyFrame:

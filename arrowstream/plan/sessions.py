@@ -10,7 +10,7 @@ import polars as pl
 
 from arrowstream.names import inner
 from arrowstream.plan.aggregates import Decomposition
-from arrowstream.plan.eventtime import show_ticks
+from arrowstream.plan.eventtime import show_ticks, step_of
 from arrowstream.plan.nodes import Node
 
 FIRST: Final = inner("first")
@@ -51,6 +51,16 @@ class SessionAggregate(Node):
     @property
     def flagged(self) -> bool:
         return self.too_large is not None if self.decomposition is None else self.decomposition.flagged
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSessions:
+    """The least end that a session may have which is still open: it lies after the watermark."""
+
+    dtype: pl.DataType
+
+    def __call__(self, watermark: int) -> int:
+        return (watermark + 1) // step_of(self.dtype) * step_of(self.dtype)
 
 
 def sessions(rows: pl.LazyFrame, keys: Sequence[str], gap: int) -> pl.LazyFrame:

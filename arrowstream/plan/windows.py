@@ -125,14 +125,6 @@ class Windows:
         """The same in whole numbers, where all windows have one length; None where the calendar has its say."""
         return _grid(self)
 
-    def behind(self, *, label_right: bool) -> int:
-        """By how many ticks the label of a window to come may lie before the watermark.
-
-        What is open ends later than the watermark, so at least by the least step of time, where the end is no part.
-        """
-        step = 0 if self.closed in ("right", "both") else self.tick
-        return -step if label_right else self.period.most - step
-
     def bin_of(self, time: pl.Expr) -> pl.Expr:
         """Where the bin of a time begins; without bins, the last window that can contain it."""
         if self.closed == "right":

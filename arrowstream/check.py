@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,13 @@ import polars as pl
 import pyarrow as pa
 from polars.testing import assert_frame_equal
 
+from arrowstream import matching
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Retract
 from arrowstream.connectors.sink import Committer, Guarantee, Receipt
 from arrowstream.errors import PlanError
 from arrowstream.ids import BlockId
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes, to_arrow
 from arrowstream.operators.compile import compile_unit
 from arrowstream.operators.moment import Moment
@@ -28,7 +30,7 @@ from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.task import TaskResult, run_task
 from arrowstream.schedule.watermarks import SplitTime, WatermarkTracker
 
-_WEIGHT = "__weight"
+_WEIGHT = inner("check_weight")
 
 
 def check(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries: int, seed: int) -> None:
@@ -72,18 +74,32 @@ def run_pieces(
     With the last piece all sources have ended. Rows that were turned away go into `letters`. With `patient` no
     watermark moves before the end, so that no row can be late.
     """
+    taken = [Changes.of(node.schema.to_frame())]
+    for changes in batch_by_batch(node, pieces, letters=letters, patient=patient, partitions=partitions):
+        taken += changes
+    return live_rows(taken, node.kind)
+
+
+def batch_by_batch(
+    node: Node,
+    pieces: Sequence[Mapping[str, pl.DataFrame]],
+    *,
+    letters: list[pa.Table] | None = None,
+    patient: bool = False,
+    partitions: int = 1,
+    end: bool = True,
+) -> Iterator[list[Changes]]:
+    """What each piece gives, as in `run_pieces`; without `end` the sources go on after the last."""
     output = Output(schema=node.schema, kind=node.kind, input=node, sink=_CollectSink())
     unit = units([output])[0]
     program = compile_unit(unit)
     each = [Partition(number, partitions, program, unit) for number in range(partitions)]
-    taken = [Changes.of(node.schema.to_frame())]
-    times = _Times(unit, len(pieces), patient)
+    times = _Times(unit, len(pieces) if end else -1, patient)
     turned_away: list[pa.Table] = [] if letters is None else letters
     for batch, piece in enumerate(pieces):
-        taken += _run_batch(unit, each, batch, piece, times, turned_away)
+        yield _run_batch(unit, each, batch, piece, times, turned_away)
         for partition in each:
             partition.commit(batch)
-    return live_rows(taken, node.kind)
 
 
 class _Times:
@@ -183,10 +199,15 @@ def live_rows(changes: Sequence[Changes], kind: ChangeKind) -> pl.DataFrame:
             live = _consolidated(live, added, removed)
         elif kind.keys:
             gone = pl.concat([added, removed]).select(kind.keys)
-            live = pl.concat([live.join(gone, on=list(kind.keys), how="anti", nulls_equal=True), added])
+            live = pl.concat([_without(live, gone, kind.keys), added])
         elif added.height or removed.height:
             live = added
     return live
+
+
+def _without(live: pl.DataFrame, gone: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """The rows whose keys are not among those that are gone."""
+    return matching.join(live.lazy(), gone.lazy(), keys, live.schema, how="anti", nulls_equal=True).collect()
 
 
 def _consolidated(live: pl.DataFrame, added: pl.DataFrame, removed: pl.DataFrame) -> pl.DataFrame:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from arrowstream.catalog import Catalog, unknown_table
 from arrowstream.clock import Clock, SystemClock
@@ -79,6 +79,9 @@ class StreamingContext:
         workers         0: inside this process; N: N worker processes on this machine
         replication     workers that must hold a received block, and a change of state, before it counts as safe;
                         min(2, workers) unless given
+        degraded        while fewer workers than that hold a received block, after a loss or where a disk is full:
+                        "wait" with its acknowledgement for the copy or the commit; or "go on", and one more loss may
+                        lose rows that were acknowledged
         name            of the context, in reports
         memory          of blocks per worker; beyond, they are spilled to disk, and senders are slowed down
         max_batch_rows  rows in a batch at most (blocks are not cut: one block may exceed it)
@@ -96,6 +99,7 @@ class StreamingContext:
         replication: int | None = None,
         name: str = "arrowstream",
         *,
+        degraded: Literal["wait", "go on"] = "wait",
         memory: str | int = "512MB",
         max_batch_rows: int | None = None,
         max_batch_size: str | int = "128MB",
@@ -119,7 +123,7 @@ class StreamingContext:
         batches = BatchSettings(batch_seconds, max_batch_rows, parse_size(max_batch_size, "max_batch_size"))
         if workers is None:
             workers = len(cluster.workers) if cluster is not None else _workers_from_environment()
-        self.settings = Settings(blocks, batches, _cluster_settings(workers, replication))
+        self.settings = Settings(blocks, batches, _cluster_settings(workers, replication, degraded))
         self.progress = Progress()
         """Reports of the last batches, and sums."""
         self._clock = clock or SystemClock()
@@ -459,14 +463,16 @@ def _workers_from_environment() -> int:
     return int(text)
 
 
-def _cluster_settings(workers: int, replication: int | None) -> ClusterSettings:
+def _cluster_settings(workers: int, replication: int | None, degraded: Literal["wait", "go on"]) -> ClusterSettings:
     if workers < 0:
         raise PlanError(f"workers={workers}: 0 runs inside this process, N starts N worker processes")
     if replication is None:
         replication = min(2, max(workers, 1))
     if replication < 1 or replication > max(workers, 1):
         raise PlanError(f"replication={replication} must be between 1 and the number of workers, {max(workers, 1)}")
-    return ClusterSettings(workers, replication)
+    if degraded not in ("wait", "go on"):
+        raise PlanError(f'degraded={degraded!r}: "wait" for the missing copy before rows are acknowledged, or "go on"')
+    return ClusterSettings(workers, replication, degraded)
 
 
 def _make_cluster(settings: Settings, clock: Clock) -> Cluster:

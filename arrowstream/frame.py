@@ -11,6 +11,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
 from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, unknown_column
+from arrowstream.names import refuse_inner
 from arrowstream.plan.eventtime import check_time, duration_ticks
 from arrowstream.plan.kinds import through, time_through
 from arrowstream.plan.methods import METHODS, check_call, output_schema, settle
@@ -44,6 +45,7 @@ class StreamFrame:
     """
 
     def __init__(self, node: Node, plans: Plans) -> None:
+        refuse_inner(node.schema, _call_of(node))
         self._node, self._plans = node, plans
 
     # --- what it is
@@ -175,6 +177,7 @@ class StreamFrame:
         max_ahead: str | timedelta | int | None = None,
         allowed_lateness: str | timedelta | int | None = None,
         idle: str | timedelta | None = None,
+        then: str = "hold",
     ) -> StreamFrame:
         """Name the column of event time, and how far rows may be out of order.
 
@@ -183,7 +186,9 @@ class StreamFrame:
         are found in `ctx.dead_letters`, with the window and the watermark. `allowed_lateness` keeps what is closed
         so long that late rows can still correct it. Rows without a time, and those more than `max_ahead` ahead
         of the clock, go to the dead letters too, so that a time from the year 2099 closes nothing. A split that has
-        brought no rows for `idle` (by the clock; None for ever) no longer holds the others back.
+        brought no rows for `idle` (by the clock; None for ever) no longer holds the others back. When none has, the
+        watermark stays where it is, so that what is open waits for rows; with `then="advance"` it goes on from there as
+        fast as the clock, and what it passes closes in silence.
 
         Durations as in Polars: "10s", "1h30m"; a timedelta; on an integer column a number. Raises `ColumnError`
         for a column that is no time, `PlanError` after a call that needs state.
@@ -198,6 +203,16 @@ class StreamFrame:
                 raise PlanError(
                     f"{where}: call it before {node.label.split()[0].lower()}, on rows as they come from their source"
                 )
+        if then not in ("hold", "advance"):
+            raise PlanError(f"{where}: then={then!r} is not hold or advance")
+        if then == "advance" and idle is None:
+            raise PlanError(f"{where}: then='advance' goes on after a silence; say how long it is: idle='30s'")
+        if then == "advance" and not dtype.is_temporal():
+            raise PlanError(
+                f"{where}: then='advance' goes on with the clock, and {column!r} is {dtype}, which the clock says "
+                f"nothing of; make a time of it first, with_columns(pl.from_epoch({column!r}, time_unit='s')), "
+                "or leave then= out"
+            )
         if max_ahead is not None and not dtype.is_temporal():
             raise PlanError(f"{where}: max_ahead compares with the clock, and {column!r} is {dtype}")
         node = Watermark(
@@ -211,6 +226,7 @@ class StreamFrame:
                 0 if allowed_lateness is None else duration_ticks(allowed_lateness, dtype, f"{where}: allowed_lateness")
             ),
             idle=None if idle is None else duration_ticks(idle, pl.Datetime("us"), f"{where}: idle") / 1_000_000,
+            then=then,
         )
         return self._with(node)
 
@@ -366,9 +382,9 @@ class StreamFrame:
         keys = (on, on) if on is not None else (left_on, right_on)
         if keys[0] is None or keys[1] is None:
             raise PlanError("join_temporal: on which columns? give on=, or left_on= and right_on=")
-        known = versions if how == "left" else versions.with_columns(__known=pl.lit(True))
-        joined = self.join_asof(known, by_left=keys[0], by_right=keys[1], suffix=suffix)
-        return joined if how == "left" else joined.filter(pl.col("__known")).drop("__known")
+        from arrowstream import joining
+
+        return self._with(joining.join_temporal(self, versions, _listed(keys[0]), _listed(keys[1]), how, suffix))
 
     def group_by(
         self,
@@ -598,6 +614,13 @@ class StreamFrame:
 
     def _with(self, node: Node) -> StreamFrame:
         return StreamFrame(node, self._plans)
+
+
+def _call_of(node: Node) -> str:
+    """What has named the columns of a node, for messages."""
+    if isinstance(node, SourceNode):
+        return f"source {node.name}"
+    return node.steps[-1].method if isinstance(node, Rows) else node.label.split(maxsplit=1)[0].lower()
 
 
 def _listed(keys: Any) -> list[Any]:

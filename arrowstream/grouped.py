@@ -11,6 +11,7 @@ from arrowstream.connectors.changes import Append, Retract, Upsert
 from arrowstream.errors import PlanError
 from arrowstream.plan.aggregates import NotDecomposable, decompose
 from arrowstream.plan.expressions import as_expressions, expand, expand_grouped
+from arrowstream.plan.groupwise import groupwise, too_large
 from arrowstream.plan.nodes import Aggregate
 from arrowstream.plan.recompute import MapGroups, Recompute
 from arrowstream.plan.rowlocal import check_row_local
@@ -47,10 +48,11 @@ class StreamGroupBy:
         keys = tuple(name for name, _ in by)
         ttl = time_to_live(node, self._ttl, keys, "group_by")
         described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
+        computed = groupwise("agg", outputs, schema)
         try:
             plan = decompose(by, outputs, schema, weighted=weighted)
         except NotDecomposable:
-            return self._frame._with(recomputed(node, by, outputs, described, ttl))
+            return self._frame._with(recomputed(node, by, computed, too_large(outputs, schema), described, ttl))
         return self._frame._with(
             Aggregate(
                 schema=plan.output,

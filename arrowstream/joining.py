@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.connectors.changes import Append, Retract
 from arrowstream.errors import ColumnError, PlanError, unknown_column
-from arrowstream.plan.eventtime import duration_ticks, least
+from arrowstream.names import inner, is_inner, refuse_inner
+from arrowstream.plan.eventtime import Later, duration_ticks, least
 from arrowstream.plan.expressions import as_expressions, resolve
 from arrowstream.plan.joins import (
     HOWS,
@@ -33,6 +35,7 @@ from arrowstream.plan.timeless import cure
 if TYPE_CHECKING:
     from arrowstream.frame import StreamFrame
 
+_KNOWN: Final = inner("known")
 _TABLE_HOWS: Final = ("inner", "left", "semi", "anti", "cross")
 
 
@@ -77,6 +80,7 @@ def table(
         raise PlanError(f"table: {text} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(rows, pl.DataFrame):
         raise PlanError(f"table: {text} gave {type(rows).__name__}, it must give a DataFrame")
+    refuse_inner(rows.columns, f"table: {text}")
     return Table(read if seconds is not None else FrameRead(rows), rows.schema, text, seconds)
 
 
@@ -94,6 +98,7 @@ def join(
     """The node of `frame.join(other, ...)`."""
     held = as_table(other)
     if held is not None:
+        refuse_inner(held.schema, "join: the table")
         if within is not None:
             raise PlanError("join: within= is about the times of two streams; a table has no watermark")
         return _table_join(frame._node, held, left_on, right_on, how, suffix, nulls_equal, coalesce)
@@ -148,18 +153,47 @@ def join_asof(
     other: Any,
     left_on: str | None,
     right_on: str | None,
-    by_left: Sequence[str],
-    by_right: Sequence[str],
+    by_left: Sequence[Any],
+    by_right: Sequence[Any],
+    strategy: str,
+    suffix: str,
+    tolerance: Any,
+    exact: bool,
+    coalesce: bool,
+) -> Node:
+    """The node of `frame.join_asof(other, ...)`."""
+    left, right = frame._node, _stream(frame, other, "join_asof")
+    asof = _asof(left, right, left_on, right_on, by_left, by_right, strategy, suffix, tolerance, exact, coalesce)
+    return _without_made(asof)
+
+
+def join_temporal(
+    frame: StreamFrame, versions: Any, by_left: Sequence[Any], by_right: Sequence[Any], how: str, suffix: str
+) -> Node:
+    """The node of `frame.join_temporal(versions, ...)`."""
+    left, right = frame._node, _stream(frame, versions, "join_temporal")
+    if how == "inner":
+        right = _rows(right, Step("with_columns", (pl.lit(True).alias(_KNOWN),)))
+    joined: Node = _asof(left, right, None, None, by_left, by_right, "backward", suffix, None, True, True)
+    if how == "inner":
+        joined = _rows(joined, Step("filter", (pl.col(_KNOWN),)))
+    return _without_made(joined)
+
+
+def _asof(
+    left: Node,
+    right: Node,
+    left_on: str | None,
+    right_on: str | None,
+    by_left: Sequence[Any],
+    by_right: Sequence[Any],
     strategy: str,
     suffix: str,
     tolerance: Any,
     exact: bool,
     coalesce: bool,
 ) -> AsofJoin:
-    """The node of `frame.join_asof(other, ...)`."""
     where = "join_asof"
-    right = _stream(frame, other, where)
-    left = frame._node
     if left.time is None or right.time is None:
         raise PlanError(
             f"{where}: an answer is certain when the watermarks of both streams have passed it; call with_watermark on "
@@ -181,7 +215,9 @@ def join_asof(
     ticks = None if tolerance is None else duration_ticks(tolerance, dtype, f"{where}: tolerance")
     if strategy != "backward" and ticks is None:
         raise PlanError(f"{where}: strategy={strategy!r} looks ahead, so say how far: tolerance='10s'")
-    lefts, rights = _keyed(left, by_left, "left")[1], _keyed(right, by_right, "right")[1]
+    times = [left.time, right.time]
+    left, lefts = _keyed(left, by_left, "left")
+    right, rights = _keyed(right, by_right, "right")
     _same_types(left, lefts, right, rights)
     parts: dict[str, Any] = {
         "left": left,
@@ -202,7 +238,9 @@ def join_asof(
         schema = made.collect().schema
     except pl.exceptions.PolarsError as error:
         raise PlanError(f"{where}: {error}") from error
-    time = least([left.time, right.time], names[0]).held_back(0 if strategy == "backward" else ticks or 0)
+    time = least(times, names[0])
+    if strategy != "backward":
+        time = time.held_back(Later(ticks or 0))
     return AsofJoin(schema=schema, kind=Append(), time=time, **parts)
 
 
@@ -228,11 +266,11 @@ def _made(
         one, two = pl.LazyFrame(schema=left.schema), pl.LazyFrame(schema=right.schema)
         options: dict[str, Any] = {"suffix": suffix, "nulls_equal": nulls_equal, "coalesce": coalesce}
         if lefts:
-            joined = one.join(two, left_on=lefts, right_on=rights, how=how, **options)  # type: ignore[arg-type]
+            joined = matching.join(one, two, lefts, left.schema, right_on=rights, how=how, **options)
         elif how in ("semi", "anti"):
             joined = one
         else:
-            joined = one.join(two, how="cross", suffix=suffix)
+            joined = matching.cross(one, two, suffix)
         schema = joined.collect_schema()
     except pl.exceptions.PolarsError as error:
         raise PlanError(f"join: {error}") from error
@@ -253,22 +291,20 @@ def _made(
     kind = Append() if append and (how in ("inner", "semi") or bounded) else Retract()
     node = Join(schema=schema, kind=kind, **parts)
     if not bounded:
-        return _without(node, left, right)
+        return _without_made(node)
     left_name = left.time.column if left.time is not None and left.time.column in schema else None
     right_name = None
     if right.time is not None and how not in ("semi", "anti"):
         right_name = names[right.time.column]
         right_name = right_name if right_name in schema else None
     time = time_of(node, left_name, right_name)
-    return _without(Join(schema=schema, kind=kind, time=time, **parts), left, right)
+    return _without_made(Join(schema=schema, kind=kind, time=time, **parts))
 
 
-def _without(node: Join, left: Node, right: Node) -> Node:
-    """The join without the columns that were made for its keys."""
-    made = [name for name in node.schema if name.startswith("__key_")]
-    if not made:
-        return node
-    return _rows(node, Step("drop", (made,)))
+def _without_made(node: Node) -> Node:
+    """The join without the columns that were made for it."""
+    made = [name for name in node.schema if is_inner(name)]
+    return _rows(node, Step("drop", (made,))) if made else node
 
 
 def _rows(node: Node, step: Step) -> Rows:
@@ -295,7 +331,7 @@ def _keyed(node: Node, on: Sequence[Any], side: str) -> tuple[Node, tuple[str, .
             names.append(name)
             continue
         check_row_local("join", expr, node.schema)
-        names.append(f"__key_{side}_{number}")
+        names.append(inner(f"key_{side}_{number}"))
         made.append(expr.alias(names[-1]))
     if made:
         node = _rows(node, Step("with_columns", tuple(made)))
@@ -368,5 +404,4 @@ def _table_join(
     except pl.exceptions.PolarsError as error:
         raise PlanError(f"join: {error}") from error
     made = TableJoin(schema=schema, kind=kind, time=node.time, input=node, table=held, **parts)
-    hidden = [name for name in schema if name.startswith("__key_")]
-    return _rows(made, Step("drop", (hidden,))) if hidden else made
+    return _without_made(made)

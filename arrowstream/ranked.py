@@ -9,9 +9,11 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
+from arrowstream.names import inner
 from arrowstream.plan.eventtime import duration_ticks
 from arrowstream.plan.expressions import PANIC, Call, columns, expand, parse, plan_error, walk
 from arrowstream.plan.expressions import Node as Tree
+from arrowstream.plan.groupwise import groupwise, too_large
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import GroupAggs, Recompute, Replayed, Unique, over_keys
@@ -43,15 +45,16 @@ def recomputed(
     node: Node,
     by: Sequence[tuple[str, pl.Expr]],
     outputs: Sequence[tuple[str, pl.Expr]],
+    too_large: pl.Expr | None,
     described: str,
     ttl: int | None = None,
 ) -> Node:
-    """Aggregates that need all rows of a group at once."""
+    """Aggregates that need all rows of a group at once, in the form that `groupwise` gives."""
     schema = node.schema
     for name, key in by:
         check_row_local("group_by", key.alias(name), schema)
     keyed, names = _with_keys(node, by)
-    read = {column for _, expr in outputs for column in columns(parse(expr))}
+    read = {column for _, expr in outputs for column in columns(parse(expr))}  # the guard reads no others
     kept = tuple(name for name in keyed.schema if name in names or name in read)
     by_exprs = tuple(pl.col(column).alias(name) for column, (name, _) in zip(names, by, strict=True))
     aggs = tuple(expr.alias(name) for name, expr in outputs)
@@ -64,16 +67,15 @@ def recomputed(
         found.collect()
     except PANIC as error:
         raise plan_error(error, schema) from error
-    wide = pl.Schema({name: pl.Int64() if _counts(name, dtype, outputs) else dtype for name, dtype in output.items()})
     keys = tuple(name for name, _ in by)
     return Recompute(
-        schema=wide,
+        schema=output,
         kind=Upsert(keys),
         time=None,
         input=keyed,
         keys=names,
         columns=kept or (next(iter(keyed.schema)),),
-        whole=GroupAggs(by_exprs, aggs, wide),
+        whole=GroupAggs(by_exprs, aggs, too_large),
         description=described if len(described) <= 120 else described[:119] + "…",
         ttl=ttl,
     )
@@ -84,17 +86,14 @@ def _trees(outputs: Sequence[tuple[str, pl.Expr]]) -> Iterator[Tree]:
         yield from walk(parse(expr))
 
 
-def _counts(name: str, dtype: pl.DataType, outputs: Sequence[tuple[str, pl.Expr]]) -> bool:
-    """Counts are Int64 on a stream: Polars' UInt32 would wrap."""
-    return dtype == pl.UInt32 and name in dict(outputs)
-
-
 def over(node: Node, method: str, exprs: Sequence[pl.Expr]) -> Node:
     """A `select` or `with_columns` in which expressions are over groups."""
     keys = over_keys(method, exprs, node.schema)
+    outputs = expand(node.schema, *exprs)
+    computed = [expr.alias(name) for name, expr in groupwise(method, outputs, node.schema)]
     try:
         empty = node.schema.to_frame().lazy()
-        schema = getattr(empty, method)(*exprs).collect_schema()
+        schema = getattr(empty, method)(*computed).collect_schema()
     except PANIC as error:
         raise plan_error(error, node.schema) from error
     text = ", ".join(" ".join(str(expr).split()) for expr in exprs)
@@ -105,11 +104,11 @@ def over(node: Node, method: str, exprs: Sequence[pl.Expr]) -> Node:
     return Recompute(
         schema=schema,
         kind=Append() if final else Retract(),
-        time=time if kept and method == "with_columns" else None,
+        time=(time.settled() if final else time) if time is not None and kept and method == "with_columns" else None,
         input=node,
         keys=keys,
         columns=tuple(node.schema),
-        whole=Replayed(method, tuple(exprs)),
+        whole=Replayed(method, tuple(computed), too_large(outputs, node.schema)),
         description=text if len(text) <= 120 else text[:119] + "…",
         final=final,
     )
@@ -133,6 +132,8 @@ def unique(node: Node, subset: Any, keep: str, within: Any, ttl: Any = None) -> 
         if keep not in ("any", "first") or not append:
             raise PlanError("unique: within= keeps the first of a stream that only grows; leave out keep=")
         ticks = duration_ticks(within, node.schema[node.time.column], "unique: within")
+        if ticks <= 0:
+            raise PlanError(f"unique: within={within!r} must be above zero: at the same time nothing would be near")
     if append and keep != "none":
         kind: ChangeKind = Upsert(names) if keep == "last" else Append()
         # Equal rows have the same time where it is among the columns: then no late one can stand before one in time.
@@ -204,7 +205,7 @@ def top_k(
         result = Recompute(
             schema=schema,
             kind=Append() if final else kind,
-            time=keyed.time if final else None,
+            time=keyed.time.settled() if final and keyed.time is not None else None,
             input=keyed,
             keys=keys,
             columns=tuple(keyed.schema),
@@ -240,7 +241,7 @@ def _with_keys(node: Node, by: Sequence[tuple[str, pl.Expr]]) -> tuple[Node, tup
         if bare.meta.is_column():
             names.append(bare.meta.output_name())
             continue
-        names.append(f"__by_{number}")
+        names.append(inner(f"by_{number}"))
         made.append(expr.alias(names[-1]))
     return (_rows(node, Step("with_columns", tuple(made))) if made else node), tuple(names)
 

@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from arrowstream.errors import PlanError
 
@@ -96,10 +97,13 @@ class ClusterSettings:
 
     workers      0: inside this process; N: N worker processes on this machine
     replication  on how many workers a block and a change of state must be before it counts as safe
+    degraded     what becomes of acknowledgements while fewer workers hold a block: "wait" for the copy or the commit,
+                 whichever comes first, so that one more loss loses nothing that was acknowledged; or "go on"
     """
 
     workers: int = 0
     replication: int = 1
+    degraded: Literal["wait", "go on"] = "wait"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 import pyarrow as pa
 
+from arrowstream.names import PREFIX, is_inner, readable
 from arrowstream.operators.changes import to_arrow
 from arrowstream.operators.expiry import TOUCHED
 from arrowstream.plan.aggregates import MAIN
@@ -19,8 +20,11 @@ from arrowstream.plan.statenames import state_names
 from arrowstream.schedule.messages import ShownTable
 from arrowstream.snapshot import Snapshot
 from arrowstream.state.delta import DELETED
+from arrowstream.state.multimap import ROW as MAP_ROW
+from arrowstream.state.pile import ROW as PILE_ROW
+from arrowstream.state.rows import ID
 
-_INSIDE = ("__id", "__row")
+_INSIDE = (ID, MAP_ROW, PILE_ROW)
 """Columns that name rows inside a structure of state, and mean nothing outside."""
 
 
@@ -86,9 +90,9 @@ def _readable(node: Node, columns: Sequence[str]) -> dict[str, str]:
     known: Mapping[str, str] = {} if decomposition is None else decomposition.readable
     names: dict[str, str] = {}
     for column in columns:
-        if not column.startswith("__"):
+        if not is_inner(column):
             continue
-        base = name = known.get(column, column[2:])
+        base = name = known.get(column, column.removeprefix(PREFIX))
         number = 1
         while name in columns or name in names.values():
             number += 1
@@ -101,4 +105,4 @@ def _readable_role(node: Node, role: str) -> str:
     decomposition = getattr(node, "decomposition", None)
     if decomposition is not None and role in decomposition.readable:
         return str(decomposition.readable[role])
-    return role.strip("_").replace("_", " ")
+    return readable(role).strip("_").replace("_", " ")

@@ -11,9 +11,11 @@ import polars as pl
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
 from arrowstream.plan.aggregates import NotDecomposable, decompose
-from arrowstream.plan.eventtime import EventTime, check_time, duration_ticks
+from arrowstream.plan.eventtime import check_time, duration_ticks
 from arrowstream.plan.expressions import as_expressions, expand_grouped, resolve
-from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate
+from arrowstream.plan.groupwise import TOO_LARGE, groupwise, too_large
+from arrowstream.plan.openwindows import OpenWindows
+from arrowstream.plan.sessions import FIRST, LAST, OpenSessions, SessionAggregate
 from arrowstream.plan.timeless import cure
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
 from arrowstream.plan.windows import BIN, CLOSED, Windows, interval
@@ -52,7 +54,7 @@ class StreamWindows:
         bins = (BIN, windows.bin_of(pl.col(self._index)))
         keys = tuple(name for name, _ in by)
         decomposed = None
-        named = [expr.alias(name) for name, expr in outputs]
+        named = [expr.alias(name) for name, expr in groupwise("agg", outputs, schema)]
         grouping = [expr.alias(name) for name, expr in by]
         if windows.bin is not None:
             with contextlib.suppress(NotDecomposable):
@@ -74,13 +76,12 @@ class StreamWindows:
         assert node.time is not None
         late = bool(node.time.lateness)
         kind: ChangeKind = Upsert((*keys, *window)) if self._update or late else Append()
-        behind = windows.behind(label_right=self._label_right)
         described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
         return self._frame._with(
             WindowAggregate(
                 schema=output,
                 kind=kind,
-                time=node.time.renamed(self._index).held_back(behind),
+                time=node.time.renamed(self._index).held_back(OpenWindows(windows, self._label_right)),
                 input=node,
                 index=self._index,
                 windows=windows,
@@ -92,6 +93,7 @@ class StreamWindows:
                 boundaries=self._boundaries,
                 decomposition=decomposed,
                 update=self._update,
+                too_large=too_large(outputs, schema),
             )
         )
 
@@ -114,7 +116,7 @@ class StreamSessions:
         node, schema = self._frame._node, self._frame.schema
         by, outputs = expand_grouped(schema, self._by, as_expressions(aggs, named_aggs))
         keys = tuple(name for name, _ in by)
-        named = tuple(expr.alias(name) for name, expr in outputs)
+        named = tuple(expr.alias(name) for name, expr in groupwise("agg", outputs, schema))
         grouping = tuple(expr.alias(name) for name, expr in by)
         keyed = pl.Schema({**resolve(pl.LazyFrame(schema=schema).with_columns(grouping), schema)})
         wide = pl.Schema({**keyed, FIRST: pl.Int64(), LAST: pl.Int64()})
@@ -140,13 +142,13 @@ class StreamSessions:
         assert node.time is not None
         kind: ChangeKind = Retract() if self._update or node.time.lateness else Append()
         # The start of a session may be any time back; what is known is that its end is after the watermark.
-        time = node.time.renamed("_upper_boundary") if self._boundaries else None
+        time = node.time.renamed("_upper_boundary").held_back(OpenSessions(schema[self._index]))
         described = ", ".join(f"{name}={' '.join(str(expr).split())}" for name, expr in outputs)
         return self._frame._with(
             SessionAggregate(
                 schema=output,
                 kind=kind,
-                time=time,
+                time=time if self._boundaries else None,
                 input=node,
                 index=self._index,
                 gap=self._gap,
@@ -157,6 +159,7 @@ class StreamSessions:
                 boundaries=self._boundaries,
                 decomposition=decomposed,
                 update=self._update,
+                too_large=too_large(outputs, schema),
             )
         )
 
@@ -188,13 +191,13 @@ class StreamRolling:
             "closed": self._closed,
             "keys": tuple(name for name, _ in by),
             "by": tuple(expr for _, expr in by),
-            "aggs": tuple(expr.alias(name) for name, expr in outputs),
+            "aggs": tuple(expr.alias(name) for name, expr in groupwise("agg", outputs, schema)),
+            "too_large": too_large(outputs, schema),
             "description": described if len(described) <= 120 else described[:119] + "…",
         }
         empty = Rolling(schema=schema, **parts)
-        output = resolve(empty.rolled(pl.LazyFrame(schema=schema)), schema)
-        time = EventTime(self._index, node.time.marks, node.time.behind + node.time.lateness, 0)
-        return self._frame._with(Rolling(schema=output, time=time, **parts))
+        output = resolve(empty.rolled(pl.LazyFrame(schema=schema)).drop(TOO_LARGE, strict=False), schema)
+        return self._frame._with(Rolling(schema=output, time=node.time.settled(), **parts))
 
 
 class StreamCounts:

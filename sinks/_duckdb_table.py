@@ -116,7 +116,7 @@ class DuckDBTable:
             cursor.execute(
                 f"DELETE FROM {self.qualified_name} WHERE rowid IN ("
                 f"SELECT t.rowid FROM {self.qualified_name} AS t JOIN {rows} AS r ON {_same('t', 'r', columns)} "
-                f"QUALIFY row_number() OVER (PARTITION BY {each}) <= -r.{WEIGHT})"
+                f"QUALIFY row_number() OVER (PARTITION BY {each}) <= -r.{quoted(WEIGHT)})"
             )
 
 

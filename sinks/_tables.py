@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from arrowstream import matching
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Upsert
+from arrowstream.names import inner
+from arrowstream.pieces import worth_merging
 
-WEIGHT = "_weight"
+WEIGHT: Final = inner("weights")
 _FAN_IN = 16
 _LARGE = 1 << 20
 _SMALL = 1 << 16
@@ -109,8 +112,10 @@ class _Log:
             self._log_rows += rows
             self._seen = None
             grown = self._log_rows > max(self._base.height, _SMALL)
-        if grown:
-            self._merge()
+            many = not grown and worth_merging([_rows(each) for each in self._log]) is not None
+        if grown or many:
+            with self._merging:
+                self._merge_log() if grown else self._shorten_log()
 
     def tables(self) -> tuple[pa.Table, ...]:
         with self._merging:
@@ -124,9 +129,17 @@ class _Log:
                     self._seen = tables
             return tables
 
-    def _merge(self) -> None:
-        with self._merging:
-            self._merge_log()
+    def _shorten_log(self) -> None:
+        """Make one of the small batches at the end of the log. Only a merge shortens it, so it is still there."""
+        with self._lock:
+            start = worth_merging([_rows(each) for each in self._log])
+            if start is None:
+                return
+            some = self._log[start:]
+        merged = self._together(some)
+        with self._lock:
+            self._log[start : start + len(some)] = [merged] if merged else []
+            self._log_rows = sum(map(_rows, self._log))
 
     def _merge_log(self) -> pl.DataFrame:
         with self._lock:
@@ -136,11 +149,21 @@ class _Log:
             with self._lock:
                 self._base = base
                 del self._log[: len(log)]
-                self._log_rows = sum(changes.num_rows for batch in self._log for changes in batch)
+                self._log_rows = sum(map(_rows, self._log))
         return base
 
     def _merged(self, base: pl.DataFrame, log: list[Sequence[ChangeBatch]]) -> pl.DataFrame:
         raise NotImplementedError
+
+    def _together(self, log: list[Sequence[ChangeBatch]]) -> Sequence[ChangeBatch]:
+        """Batches that come one after the other, as one."""
+        raise NotImplementedError
+
+    def _as_batch(self, rows: pl.DataFrame) -> Sequence[ChangeBatch]:
+        """Rows with their weights as a batch."""
+        if not rows.height:
+            return ()
+        return (ChangeBatch(as_arrow(rows.drop(WEIGHT), self._schema), pa.array(rows[WEIGHT].to_numpy())),)
 
     def _shown(self, base: pl.DataFrame) -> pl.DataFrame:
         return base
@@ -154,13 +177,21 @@ class KeyedRows(_Log):
         self._keys = list(keys)
 
     def _merged(self, base: pl.DataFrame, log: list[Sequence[ChangeBatch]]) -> pl.DataFrame:
-        batches = [batch for changes in log for batch in deletions_first(changes)]
-        touched = newest(pl.concat(batches), self._keys)
+        touched = self._touched(log)
         live = touched.filter(pl.col(WEIGHT) > 0).drop(WEIGHT)
         if not self._keys:
             return live
-        rest = base.join(touched, on=self._keys, how="anti", nulls_equal=True, maintain_order="left")
+        options: dict[str, Any] = {"how": "anti", "nulls_equal": True, "maintain_order": "left"}
+        rest = matching.join(base.lazy(), touched.lazy(), self._keys, base.schema, **options).collect()
         return pl.concat([rest, live])
+
+    def _together(self, log: list[Sequence[ChangeBatch]]) -> Sequence[ChangeBatch]:
+        return self._as_batch(self._touched(log))
+
+    def _touched(self, log: list[Sequence[ChangeBatch]]) -> pl.DataFrame:
+        """The last that was said of each key."""
+        batches = [batch for changes in log for batch in deletions_first(changes)]
+        return newest(pl.concat(batches), self._keys)
 
 
 class RowMultiset(_Log):
@@ -173,16 +204,23 @@ class RowMultiset(_Log):
     def _merged(self, base: pl.DataFrame, log: list[Sequence[ChangeBatch]]) -> pl.DataFrame:
         return net(pl.concat([base, *(weighted(changes) for batch in log for changes in batch)]))
 
+    def _together(self, log: list[Sequence[ChangeBatch]]) -> Sequence[ChangeBatch]:
+        return self._as_batch(net(pl.concat([weighted(changes) for batch in log for changes in batch])))
+
     def _shown(self, base: pl.DataFrame) -> pl.DataFrame:
         return repeated(base)
 
 
-def weighted(changes: ChangeBatch) -> pl.DataFrame:
-    """The rows as a frame, with their weights as its last column, `_weight`."""
+def _rows(batch: Sequence[ChangeBatch]) -> int:
+    return sum(changes.num_rows for changes in batch)
+
+
+def weighted(changes: ChangeBatch, column: str = WEIGHT) -> pl.DataFrame:
+    """The rows as a frame, with their weights as its last column."""
     frame = pl.DataFrame(pl.from_arrow(changes.rows))
     if changes.weights is None:
-        return frame.with_columns(pl.lit(1, pl.Int64).alias(WEIGHT))
-    return frame.with_columns(pl.Series(WEIGHT, changes.weights, pl.Int64))
+        return frame.with_columns(pl.lit(1, pl.Int64).alias(column))
+    return frame.with_columns(pl.Series(column, changes.weights, pl.Int64))
 
 
 def deletions_first(batch: Sequence[ChangeBatch]) -> list[pl.DataFrame]:

@@ -12,7 +12,10 @@ from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.errors import PlanError, SinkError
 from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, handed_over, one_word, refuse_types
-from arrowstream.sinks._tables import WEIGHT, weighted
+from arrowstream.sinks._tables import weighted
+
+WEIGHT = "_weight"
+"""What the user's function sees beside the rows of a stream that updates them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,8 @@ class ForeachBatchCommitter:
         if self._append_only:
             tables = [changes.rows for changes in batch] or [pa.Table.from_batches([], self._schema)]
             return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
-        return pl.concat(
-            [weighted(changes) for changes in batch or [ChangeBatch(pa.Table.from_batches([], self._schema))]]
-        )
+        batch = batch or [ChangeBatch(pa.Table.from_batches([], self._schema))]
+        return pl.concat([weighted(changes, WEIGHT) for changes in batch])
 
     def abort(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
         """Nothing was staged outside the receipts."""

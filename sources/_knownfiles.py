@@ -68,6 +68,13 @@ def mark_of(end: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(end[-_PRINT:], digest_size=8).digest(), "little") or 1
 
 
+def begins_with(path: str, stamp: Stamp) -> bool:
+    """Has the file all that another one had? It may be the same, and may have grown."""
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        return size >= stamp.size and end_mark(file.fileno(), stamp.size) == stamp.mark
+
+
 class KnownFiles:
     """Names of files with their stamps; a name that is added again has the new stamp."""
 
@@ -101,19 +108,34 @@ class KnownFiles:
         if not len(self):
             return list(entries), []
         digests = [_digest(entry.name) for entry in entries]
-        places = self._places(digests)
+        places = np.array(self._places(digests), np.int64)
         new: list[Entry] = []
         changed: list[tuple[Entry, Stamp]] = []
-        for place, digest, entry in zip(places, digests, entries, strict=True):
-            stamp = self._recent.get(digest)
-            if stamp is None:
-                if place < 0:
-                    new.append(entry)
-                    continue
-                stamp = _stamp(self._sorted[place])
+        for number in np.flatnonzero(~self._look_the_same(entries, places) | self._are_recent(digests)).tolist():
+            entry, stamp = entries[number], self._recent.get(digests[number])
+            if stamp is None and places[number] < 0:
+                new.append(entry)
+                continue
+            stamp = stamp or _stamp(self._sorted[places[number]])
             if not stamp.is_of(entry):
                 changed.append((entry, stamp))
         return new, changed
+
+    def _look_the_same(self, entries: Sequence[Entry], places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of the entries are as the sorted records at these places have them."""
+        if not len(self._sorted):
+            return np.zeros(len(entries), np.bool_)
+        records = self._sorted[places]
+        same = places >= 0
+        same &= records["size"] == np.fromiter((entry.size for entry in entries), np.int64, len(entries))
+        same &= records["mtime"] == np.fromiter((entry.mtime_ns for entry in entries), np.int64, len(entries))
+        same &= records["inode"] == np.fromiter((entry.inode for entry in entries), np.uint64, len(entries))
+        return same
+
+    def _are_recent(self, digests: Sequence[bytes]) -> npt.NDArray[np.bool_]:
+        if not self._recent:
+            return np.zeros(len(digests), np.bool_)
+        return np.fromiter((digest in self._recent for digest in digests), np.bool_, len(digests))
 
     def of_inode(self, entries: Sequence[Entry]) -> list[tuple[Entry, Stamp]]:
         """Of `entries` those that have inode, size and time of change of a known file, and that file's stamp."""

@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from arrowstream.connectors.formats.encoding import RecodedFile, without_mark
 from arrowstream.connectors.formats.format import Format, make_rejects
+from arrowstream.connectors.formats.schema import NewColumnsFound
 from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.errors import SourceError
 from arrowstream.sources._filelog import Place
-from arrowstream.sources._knownfiles import Stamp, end_mark
+from arrowstream.sources._knownfiles import Stamp, begins_with, end_mark
 from arrowstream.sources._lines import LineBuffer, Lines
 from arrowstream.sources._unfinished import Replaced, Unfinished
 
@@ -39,14 +40,13 @@ class LineFile:
         self.row, self.line = 0, lines if first < header else 0
         self._bytes = _Bytes(path, self.at, last, encoding)
         self._buffer = LineBuffer(self._bytes.capacity, longest, format.cutter())
+        self._failure: SourceError | None = None
 
     @classmethod
     def at_place(cls, path: str, format: Format, place: Place, longest: int, encoding: str | None = None) -> LineFile:
         """Go on with a file that was read in part, and may have grown; raises `Replaced` if it is another one."""
-        before = Stamp.parse(place.stamp)
-        with open(path, "rb", buffering=0) as raw:
-            if os.fstat(raw.fileno()).st_size < before.size or end_mark(raw.fileno(), before.size) != before.mark:
-                raise Replaced(f"{path} was replaced after line {place.line} was read")
+        if not begins_with(path, Stamp.parse(place.stamp)):
+            raise Replaced(f"{path} was replaced after line {place.line} was read")
         file = cls(path, format, place.at, None, longest, encoding)
         file.row, file.line = place.row, max(place.line, file.line)
         return file
@@ -70,11 +70,16 @@ class LineFile:
 
     def rows(self, max_lines: int | None = None) -> tuple[pa.RecordBatch, list[pa.RecordBatch]] | None:
         """The next lines as rows, and the refused ones (`REJECT_SCHEMA`) with their places; None at the end."""
+        if self._failure is not None:
+            raise self._failure
         at = self.at
         lines = self.take(max_lines)
         if not lines.count:
             return None
-        decoded = self.format.decode(lines.data)
+        try:
+            decoded = self.format.decode(lines.data)
+        except NewColumnsFound as error:
+            raise error.at(self.path) from None
         refused = []
         if decoded.rejects is not None:
             refused.append(placed(decoded.rejects, lines, self.path, at, self.line))
@@ -86,6 +91,18 @@ class LineFile:
         self.row += decoded.rows.num_rows
         self.line += lines.count
         return decoded.rows, refused
+
+    def ended(self) -> bool:
+        """Has the last line been taken? False where it is not known yet."""
+        if self._failure is not None or not self._buffer.empty:
+            return False
+        try:
+            octets = self._bytes.readinto(self._buffer.room())
+        except SourceError as error:
+            self._failure = error  # for who takes the next line
+            return False
+        self._buffer.filled(octets)
+        return not octets
 
     def close(self) -> None:
         self._bytes.close()
@@ -197,6 +214,8 @@ def with_header(path: str, format: Format, encoding: str | None) -> tuple[Format
             if at == 0:
                 line = without_first_mark(path, line)
             format, at, lines = format.with_header(line.data), at + line.octets, lines + line.count
+    except NewColumnsFound as error:
+        raise error.at(path) from None
     except ValueError as error:
         raise SourceError(f"{path}: {error}") from error
     finally:

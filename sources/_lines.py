@@ -49,6 +49,11 @@ class LineBuffer:
         self._lines = 0  # line ends within them
         self._passed: Lines | None = None  # such a record that has ended
 
+    @property
+    def empty(self) -> bool:
+        """Is nothing at hand, not even a part of a record?"""
+        return not (self._end or self._dropped or self._passed)
+
     def room(self) -> memoryview:
         """Where the next bytes go; empty while records have to be taken first."""
         if self._passed or (self._dropped and self._whole):

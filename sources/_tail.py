@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from arrowstream.connectors.formats.format import Format, make_rejects
+from arrowstream.connectors.formats.schema import NewColumnsFound
 from arrowstream.connectors.source import EndOfStream, Offset
 from arrowstream.errors import SourceError
 from arrowstream.sources._filelog import FileLog, Place
-from arrowstream.sources._knownfiles import Stamp, end_mark, mark_of
+from arrowstream.sources._knownfiles import NO_MARK, Stamp, end_mark, mark_of
 from arrowstream.sources._linefile import COMPRESSIONS, placed, with_header, without_first_mark
 from arrowstream.sources._lines import LineBuffer, Lines
 from arrowstream.sources._listing import Entry
@@ -68,6 +69,12 @@ class GrowingFile:
         return Stamp(self.at, status.st_mtime_ns, status.st_ino, mark_of(self._last))
 
     @property
+    def whole_stamp(self) -> Stamp:
+        """The stamp of all that the file has now, read or not."""
+        status = self.status
+        return Stamp.of(status, end_mark(self._file.fileno(), status.st_size))
+
+    @property
     def place(self) -> Place:
         return Place(self.at, self.row, self.line, str(self.stamp))
 
@@ -119,13 +126,18 @@ class GrowingFile:
             self.line += line.count
             try:
                 self.format = self.format.with_header(line.data)
+            except NewColumnsFound as error:
+                raise error.at(self.path) from None
             except ValueError as error:
                 raise SourceError(f"{self.path}: {error}") from error
         at = self.at
         lines = self.lines(max_lines, rest)
         if not lines.count:
             return None
-        decoded = self.format.decode(lines.data)
+        try:
+            decoded = self.format.decode(lines.data)
+        except NewColumnsFound as error:
+            raise error.at(self.path) from None
         refused = [placed(decoded.rejects, lines, self.path, at, self.line)] if decoded.rejects is not None else []
         refused += filter(None, [make_rejects(lines.refused, path=self.path)])
         self.row += decoded.rows.num_rows
@@ -155,7 +167,7 @@ class TailReader:
         self._waiting: list[Entry] = []
         self._asleep: dict[int, tuple[str, Place]] = {}
         self._leaving: set[int] = set()
-        self._passed_over: set[int] = set()
+        self._told: set[str] = set()
         self._refused: list[pa.RecordBatch] = []
         self._judge = Refusals(source.path, source.on_bad)
         self._warned = False
@@ -167,7 +179,7 @@ class TailReader:
         self._look()
 
     def poll(self, timeout: float) -> pa.RecordBatch | None:
-        deadline = time.monotonic() + timeout
+        deadline, last_look = time.monotonic() + timeout, False
         with self._polling:
             while not self._closed.is_set():
                 found = self._read()
@@ -176,7 +188,11 @@ class TailReader:
                     return found
                 self._judge.pause()
                 if not self._source.watch:
-                    break
+                    if last_look:
+                        break
+                    self._look()
+                    last_look = True
+                    continue
                 now = time.monotonic()
                 if now >= self._next_look:
                     self._look()
@@ -224,12 +240,14 @@ class TailReader:
         try:
             found = file.rows(self._source.max_rows_per_poll, rest=leaving or not self._source.watch)
             constants = self._source.constants(file.name, Stamp.of(file.status))
+        except NewColumnsFound:
+            raise
         except SourceError as error:
             self._set_aside(file, str(error))
             return None
         if found is None:
             if leaving:
-                self._leave(file)
+                self._leave(file, file.stamp)
             elif file.is_whole() and self._is_quiet(file):
                 self._followed.remove(file)
                 self._asleep[file.inode] = (file.name, file.place)
@@ -261,14 +279,14 @@ class TailReader:
         _log.warning("%s; it is in the dead letters, and the stream goes on without it", reason)
         refused = make_rejects([(file.beginning(), reason)], path=file.path)
         self._refused += [refused] if refused is not None else []
-        self._leave(file)
+        self._leave(file, file.whole_stamp)
 
-    def _leave(self, file: GrowingFile) -> None:
-        """Nothing more will come of a file; should it be found again, it is known."""
+    def _leave(self, file: GrowingFile, stamp: Stamp) -> None:
+        """Nothing more will come of a file. Found again it is known, by more than its inode, which is used again."""
         self._followed.remove(file)
         self._leaving.discard(file.inode)
-        self._passed_over.add(file.inode)
-        self._log.finish(file.key, file.stamp)
+        if stamp.size:
+            self._log.finish(file.key, stamp)
         file.close()
 
     # Which files there are.
@@ -289,7 +307,8 @@ class TailReader:
                 self._leaving.add(file.inode)
         for inode, (name, place) in list(self._asleep.items()):
             self._look_after(inode, name, place, entries)
-        self._waiting = sorted(entry for entry in entries.values() if entry.size and not self._is_known(entry))
+        new = sorted(entry for entry in entries.values() if entry.size and not self._is_known(entry))
+        self._waiting = [entry for entry in new if not self._is_copy(entry)]
         self._next_look = time.monotonic() + max(self._source.poll_interval, time.monotonic() - began)
 
     def _look_after(self, inode: int, name: str, place: Place, entries: dict[int, Entry]) -> None:
@@ -334,8 +353,9 @@ class TailReader:
         except FileNotFoundError:
             return
         except (OSError, SourceError) as error:
-            self._passed_over.add(entry.inode)
-            _log.warning("%s cannot be followed: %s", path, error)
+            if path not in self._told:
+                self._told.add(path)
+                _log.warning("%s cannot be followed: %s; it is tried again", path, error)
             return
         self._followed.append(file)
 
@@ -344,42 +364,41 @@ class TailReader:
 
     def _is_known(self, entry: Entry) -> bool:
         """Was the file followed to its end, and left?"""
-        if entry.inode in self._passed_over:
-            return True
         path = self._source.listing.path(entry.name)
         stamps = self._log.known.with_inode([entry.inode]) if len(self._log.known) else []
         return any(stamp.size <= entry.size and _mark(path, stamp.size) == stamp.mark for stamp in stamps)
+
+    def _is_copy(self, entry: Entry) -> bool:
+        """Is it a copy of a log that is followed, made to truncate that one, or to keep? Then its lines are known."""
+        places = {file.name: file.place for file in self._followed} | dict(self._asleep.values())
+        path = self._source.listing.path(entry.name)
+        for end, letter in enumerate(entry.name):
+            place = places.get(entry.name[:end]) if letter in ".-_~" else None
+            if place is not None and 0 < place.at <= entry.size and _is_at(path, place):
+                mark = _mark(path, entry.size) or NO_MARK
+                stamp = Stamp(entry.size, entry.mtime_ns, entry.inode, mark)
+                self._log.finish(f"{entry.name}#{entry.inode}", stamp)
+                return True
+        return False
 
     def _is_quiet(self, file: GrowingFile) -> bool:
         return time.time() - file.status.st_mtime > self._source.patience
 
     def _beside(self, path: str, place: Place, other_than: int | None) -> str | None:
-        """A file in the same directory, of a like name, that has at least what was read up to this place."""
+        """The longest file in the same directory, of a like name, that begins with what was read up to this place."""
         directory, base = os.path.split(path)
-        stem = base.split(".")[0]
-        followed = {file.inode for file in self._followed}
+        followed = {file.inode for file in self._followed} | {other_than}
+        found: list[tuple[int, str]] = []
         try:
             with os.scandir(directory) as members:
-                candidates = sorted(
-                    (member.path for member in members if member.name.startswith(stem) and member.is_file()),
-                    reverse=True,
-                )
+                for member in members:
+                    if member.name.startswith(base.split(".")[0]) and member.is_file():
+                        status = member.stat()
+                        if status.st_size >= place.at > 0 and status.st_ino not in followed:
+                            found.append((status.st_size, member.path))
         except OSError:
             return None
-        for candidate in candidates:
-            status = _status(candidate)
-            if status is None or status.st_ino == other_than or status.st_ino in followed or not place.at:
-                continue
-            if status.st_size >= place.at and _is_at(candidate, place):
-                return candidate
-        return None
-
-
-def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except OSError:
-        return None
+        return next((candidate for _, candidate in sorted(found, reverse=True) if _is_at(candidate, place)), None)
 
 
 def _mark(path: str, size: int) -> int | None:

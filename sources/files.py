@@ -7,6 +7,7 @@ import copy
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
@@ -33,7 +34,7 @@ from arrowstream.sources._filecolumns import FileColumns, literals
 from arrowstream.sources._filelog import FileLog, Part, Place, join, parts_between, remember
 from arrowstream.sources._filereader import FileReader
 from arrowstream.sources._hive import guessed
-from arrowstream.sources._knownfiles import Stamp
+from arrowstream.sources._knownfiles import Stamp, begins_with
 from arrowstream.sources._linefile import COMPRESSIONS, LineFile
 from arrowstream.sources._lines import LONGEST_LINE
 from arrowstream.sources._listing import IGNORED, Entry, Listing
@@ -164,6 +165,7 @@ class FileSource:
         if self._new_columns == "rescue":
             found = polars_schema(with_rescued(found.to_arrow()))
         self.columns = FileColumns(found, hive, include_path, include_modified, include_row_number)
+        self._plain: pl.Schema | None = None
         self._formats: dict[frozenset[str], Format] = {}
         self.lines: Format | None = None if self.format in _COLUMNAR else self._format_without(frozenset())
         self.frame_schema = self.columns.stream_schema()
@@ -218,6 +220,8 @@ class FileSource:
 
     def _scan_lines(self, part: Part) -> pl.LazyFrame:
         path, stamp = self.listing.path(part.name), Stamp.parse(part.stamp)
+        if not begins_with(path, stamp):
+            raise SourceError(f"{path} was replaced, or has shrunk, after it was read: write files under new names")
         file = LineFile(path, self.format_of_file(part.name), part.first, part.last, self.longest_line, self.encoding)
         constants = self.constants(part.name, stamp)
         with contextlib.closing(file):
@@ -242,14 +246,11 @@ class FileSource:
         constants = self.constants(part.name, stamp)
         if footer.schema == self.frame_schema and not constants:
             return frame
-        more = literals(constants)
+        how = self._fit(part.name, footer.schema)
+        added = literals(constants)
         if (number := self.columns.row_number) is not None:
-            more.append(pl.col(number).cast(pl.Int64))
-        return self._fit(path, footer, constants).apply(frame, *more).select(self.frame_schema.names())
-
-    def _fit(self, path: str, footer: Footer, constants: Mapping[str, pl.Series]) -> Fit:
-        """How the columns of the stream are made of those of a columnar file; `SourceError` where they cannot."""
-        return fit(path, footer.schema, self._schema_without(constants), self._new_columns, self._strict)
+            added.append(pl.col(number).cast(pl.Int64))
+        return replace(how, columns=(*how.columns, *added)).apply(frame).select(self.frame_schema.names())
 
     # What a reader asks of a file.
 
@@ -257,28 +258,39 @@ class FileSource:
         """The footer of a columnar file that has the stream's columns; raises `SourceError` where it has not."""
         path = self.listing.path(name)
         footer = read_footer(path, self.format)
-        constants = self.constants(name, footer.stamp)
-        if footer.schema != self.columns.schema:
-            self._fit(path, footer, constants)
+        self.constants(name, footer.stamp)
+        if not self._is_plain(footer.schema):
+            self._fit(name, footer.schema)
         return footer
 
-    def refused(self, name: str, footer: Footer, first: int, last: int) -> pa.RecordBatch | None:
-        """Those of a range of a columnar file's rows that have a value which the stream cannot keep, as
-        `REJECT_SCHEMA`; None where there are none. A file of the stream's own types costs nothing."""
-        if footer.schema == self.columns.schema:
+    def refused_rows(self, name: str, footer: Footer, first: int, last: int) -> pa.RecordBatch | None:
+        """The rows of a columnar file that have a value which the stream cannot keep (`REJECT_SCHEMA`)."""
+        if self._is_plain(footer.schema) or not (how := self._fit(name, footer.schema)).misfits:
             return None
-        path, constants = self.listing.path(name), self.constants(name, footer.stamp)
-        fits = self._fit(path, footer, constants)
-        if not fits.misfits:
-            return None
+        path = self.listing.path(name)
         with reading(path):
             rows = scan_file(path, self.format).slice(first, last - first)
-            return fits.refused(rows, path, first, self.columns.schema)
+            return how.refused(rows, path, first, self.columns.schema)
+
+    def _is_plain(self, found: pl.Schema) -> bool:
+        """Has a file the columns of the stream as they are? Files alike share their schema, and are looked at once."""
+        if found is not self._plain:
+            if found != self.columns.schema:
+                return False
+            self._plain = found
+        return True
+
+    def _fit(self, name: str, found: pl.Schema) -> Fit:
+        """How the columns of the stream are made of those of a file, but for those that its directories tell."""
+        told = self.columns.partitions(name)
+        own = pl.Schema({each: dtype for each, dtype in found.items() if each not in told})
+        wanted = pl.Schema({each: dtype for each, dtype in self.columns.schema.items() if each not in told})
+        return fit(self.listing.path(name), own, wanted, self._new_columns, self._strict)
 
     def known_ranges(self, name: str, footer: Footer, first: int, last: int) -> Mapping[str, tuple[int, int]]:
         """The ranges of columns that the stream has as the file has them."""
         found, schema, told = footer.ranges_of(first, last), self.columns.schema, self.columns.partitions(name)
-        if footer.schema == schema and not told:
+        if self._is_plain(footer.schema) and not told:
             return found
         return {
             each: found[each]
@@ -296,10 +308,6 @@ class FileSource:
     def constants(self, name: str, stamp: Stamp) -> Mapping[str, pl.Series]:
         """The columns that have one value for all rows of a file."""
         return self.columns.constants(name, self.listing.path(name), stamp)
-
-    def _schema_without(self, told: Mapping[str, object]) -> pl.Schema:
-        """The stream's columns that a file has to have, where others are told by its place."""
-        return pl.Schema({name: dtype for name, dtype in self.columns.schema.items() if name not in told})
 
     def format_of_file(self, name: str) -> Format:
         """The format of a file of lines, without the columns that its directories tell."""
@@ -379,8 +387,7 @@ class FileSource:
         return [self.listing.path(entry.name) for entry in self._entries_now()]
 
     def _entries_now(self) -> list[Entry]:
-        splits = range(self.listing.splits)
-        return sorted(entry for split in splits for entry in self.listing.entries(split) if entry.size)
+        return [entry for entry in replace(self.listing, splits=1).entries() if entry.size]
 
     def _no_file(self) -> PlanError:
         return PlanError(

@@ -17,6 +17,7 @@ import arrowstream as ars
 from arrowstream.check import run_pieces
 from arrowstream.errors import NotRowLocalError, PlanError
 from arrowstream.frame import StreamFrame
+from arrowstream.plan.running import column_name
 
 Parts = Mapping[str, pl.Expr]
 
@@ -177,7 +178,7 @@ def test_a_class_of_the_users_own_runs_on_workers(workers: int) -> None:
 def test_counts_inside_do_not_wrap() -> None:
     """Polars counts in 32 bits; what is kept is wider, so a long stream goes on counting."""
     frame = orders().group_by("k").agg(ars.aggregate(Spread(), "i").alias("y"))
-    assert frame._node.decomposition.accumulators["__0_n"] == pl.Int64  # type: ignore[attr-defined]
+    assert frame._node.decomposition.accumulators[column_name(0, "n")] == pl.Int64  # type: ignore[attr-defined]
 
 
 class Broken:

@@ -108,7 +108,7 @@ def test_every_format_says_all_there_is(ctx: ars.StreamingContext, format: str) 
         "MemorySource, replayable",
         "polars, exchange by page",
         "updates rows of shop",
-        "time: ts, watermark 10s behind, held back 1m10s",
+        "time: ts, watermark 10s behind, held back 1m, as windows close",
         "state group_by_dynamic ts, page: a row per key and bin of open windows",
         "state recompute shop: the rows of each group, unbounded",
         "state group_by user: a row per user (Int64), unbounded",

@@ -183,6 +183,76 @@ def test_join_where_with_bounds_on_both_times(left: Any, right: Any, cuts: Any) 
     assert_same(found, wanted)
 
 
+ONE_SIDED: dict[str, tuple[pl.Expr, str]] = {
+    # A condition, and the side whose rows it lets go.
+    "t >= t_right": (pl.col("t") >= pl.col("t_right"), "left"),
+    "t_right < t": (pl.col("t_right") < pl.col("t"), "left"),
+    "t_right - 3s <= t": (pl.col("t_right") - pl.duration(seconds=3) <= pl.col("t"), "left"),
+    "t_right <= t + v": (pl.col("t_right") <= pl.col("t") + pl.duration(seconds=pl.col("v")), "left"),
+    "t <= t_right": (pl.col("t") <= pl.col("t_right"), "right"),
+    "t_right > t": (pl.col("t_right") > pl.col("t"), "right"),
+    "t + 3s < t_right": (pl.col("t") + pl.duration(seconds=3) < pl.col("t_right"), "right"),
+    "t <= t_right + v": (pl.col("t") <= pl.col("t_right") + pl.duration(seconds=pl.col("v_right")), "right"),
+}
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "semi", "anti"])
+@pytest.mark.parametrize("condition", list(ONE_SIDED))
+@given(left=rows, right=rows, cuts=shares, keyed=st.booleans(), delay=st.sampled_from(["0s", "5s"]))
+@settings(max_examples=10)
+def test_join_where_with_a_bound_of_time_on_one_side(
+    condition: str, how: Any, left: Any, right: Any, cuts: Any, keyed: bool, delay: str
+) -> None:
+    """All that was ordered before a delivery: the deliveries are let go, and the orders stay."""
+    one, two = streams(delay)
+    asked, side = ONE_SIDED[condition]
+    keys = [pl.col("k") == pl.col("k_right")] if keyed else []
+    joined = one.join_where(two, *keys, asked, how=how)
+    final = how in ("inner", "semi") or side == "left"
+    assert isinstance(joined.kind, Append) == final
+    kept = f"the rows of the {'right' if side == 'left' else 'left'} side" if final else "the rows of both sides"
+    assert f"{kept}, unbounded" in joined.explain()
+    a, b = (
+        frame([(k, t, n) for n, (k, t, _) in enumerate(side)]).with_columns(
+            pl.col("t") + pl.duration(microseconds=pl.int_range(pl.len()))
+        )
+        for side in (left, right)
+    )
+    letters: list[pa.Table] = []
+    found = run_pieces(joined._node, pieces(a, b, cuts), letters=letters)
+    late = {where for table in letters for where in table["source"].to_pylist()}
+    assert late <= ({"right"} if side == "left" else {"left"} if final else set())  # who drives out the other
+    a, b = less(a, letters, "left", "t"), less(b, letters, "right", "t")
+    pairs = a.with_row_index("n").join(b, how="cross").filter(asked, *keys)
+    if how in ("semi", "anti"):
+        wanted = a.with_row_index("n").join(pairs, on="n", how=how).drop("n")
+    else:
+        wanted = pairs.drop("n")
+        if how == "left":
+            alone = a.with_row_index("n").join(pairs, on="n", how="anti").drop("n")
+            wanted = pl.concat([wanted, alone], how="diagonal")
+    assert_same(found, wanted.select(joined.columns))
+
+
+def test_rows_of_the_side_with_a_bound_go_and_a_row_that_has_matched_is_not_kept() -> None:
+    ctx = ars.StreamingContext(batch_interval="10ms")
+    sides = [ctx.read.memory(SCHEMA, name=name) for name in ("left", "right")]
+    one, two = (side.with_watermark("t", "0s") for side in sides)
+    one.join_where(two, pl.col("k") == pl.col("k_right"), pl.col("t") >= pl.col("t_right")).write.memory("pairs")
+    one.join_where(two, pl.col("k") == pl.col("k_right"), pl.col("t") <= pl.col("t_right"), how="semi").write.memory(
+        "semi"
+    )
+    with ctx:
+        ctx.start()
+        for second in range(0, 100, 5):
+            for side in sides:
+                side.source.send(frame([(1, second, 0), (2, second, 0)]))
+            ctx.process_all_available()
+        rows_of = {row["name"]: row["rows"] for row in ctx.state().pl().to_dicts()}
+        assert sorted(rows_of.values())[:3] == [0, 2, 2], rows_of
+        assert sorted(rows_of.values())[3] == 40, rows_of
+
+
 @given(
     left=rows,
     right=rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable
@@ -51,10 +52,29 @@ def in_time(rows: pl.DataFrame, letters: list[pa.Table]) -> pl.DataFrame:
     return rows.filter(~pl.col("v").is_in(late))
 
 
+def too_late(letters: list[pa.Table]) -> dict[int, tuple[dt.datetime, dt.datetime]]:
+    """For which windows rows came too late, by `v`: from the start of the first to the end of the last."""
+    found = {}
+    for table in letters:
+        for letter in table.to_pylist():
+            edges = [letter[name].replace(tzinfo=None) for name in ("window_start", "window_end")]
+            found[json.loads(letter["raw"])["v"]] = (edges[0], edges[1])
+    return found
+
+
 def exploded(
-    rows: pl.DataFrame, every: int, period: int, offset: int, closed: str, aggs: list[pl.Expr], *, right: bool
+    rows: pl.DataFrame,
+    letters: list[pa.Table],
+    every: int,
+    period: int,
+    offset: int,
+    closed: str,
+    aggs: list[pl.Expr],
+    *,
+    right: bool,
 ) -> pl.DataFrame:
-    """The windows in one shot: each row in every window that contains it."""
+    """The windows in one shot: each row in every window that contains it, and that it did not come too late for."""
+    late = too_late(letters)
     low: dict[str, Callable[[float, float], bool]] = {
         "left": lambda t, s: s <= t < s + period,
         "right": lambda t, s: s < t <= s + period,
@@ -67,7 +87,9 @@ def exploded(
         first = math.floor((second - period - offset) / every)
         for number in range(first, first + period // every + 4):
             start = number * every + offset
-            if low[closed](second, start):
+            first_gone, last_gone = late.get(v, (at(9999), at(-9999)))
+            gone = first_gone <= at(start) and at(start + period) <= last_gone
+            if low[closed](second, start) and not gone:
                 made.append((k, at(start + (period if right else 0)), v))
     found = pl.DataFrame(made, schema={"k": pl.Int64, "t": pl.Datetime("us"), "v": pl.Int64}, orient="row")
     return found.group_by("k", "t").agg(aggs)
@@ -110,7 +132,7 @@ def test_windows_are_those_of_the_rows_in_time(
     data = frame(rows)
     letters: list[pa.Table] = []
     found = run_pieces(windows._node, cut(data, cuts), letters=letters)
-    wanted = exploded(in_time(data, letters), every, period, offset, closed, aggs, right=label == "right")
+    wanted = exploded(data, letters, every, period, offset, closed, aggs, right=label == "right")
     assert found.schema == windows.schema
     assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
 
@@ -132,7 +154,7 @@ def test_late_rows_correct_windows_as_long_as_it_is_allowed(
     data = frame(rows)
     letters: list[pa.Table] = []
     found = run_pieces(windows._node, cut(data, cuts), letters=letters)
-    wanted = exploded(in_time(data, letters), every, period, 0, "left", aggs, right=False)
+    wanted = exploded(data, letters, every, period, 0, "left", aggs, right=False)
     assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
 
 
@@ -165,11 +187,12 @@ def test_cumulating_windows_grow_step_by_step(rows: Any, cuts: Any, shape: tuple
     letters: list[pa.Table] = []
     found = run_pieces(windows._node, cut(data, cuts), letters=letters)
     made: dict[tuple[int, int], int] = {}
-    for t, _, v in in_time(data, letters).iter_rows():
+    late = too_late(letters)
+    for t, _, v in data.iter_rows():
         second = int((t - DAY).total_seconds())
         base = second // every * every
         for end in range(base + step, base + every + 1, step):
-            if second < end:
+            if second < end and not (v in late and at(end) <= late[v][1]):
                 made[base, end] = made.get((base, end), 0) + v
     assert sorted(found.select("_lower_boundary", "_upper_boundary", "v").rows()) == sorted(
         (at(base), at(end), total) for (base, end), total in made.items()
@@ -212,7 +235,7 @@ def test_a_window_may_be_hundreds_of_steps_long(seed: int, cuts: Any, delay: str
     windows = stream(delay).group_by_dynamic("t", every="1s", period="600s", group_by="k").agg(aggs)
     letters: list[pa.Table] = []
     found = run_pieces(windows._node, cut(data, cuts), letters=letters)
-    wanted = exploded(in_time(data, letters), 1, 600, 0, "left", aggs, right=False)
+    wanted = exploded(data, letters, 1, 600, 0, "left", aggs, right=False)
     assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
 
 

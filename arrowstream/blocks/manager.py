@@ -11,9 +11,9 @@ from typing import Protocol
 import pyarrow as pa
 
 from arrowstream.blocks.block import Block, BlockInfo
-from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, BlockNotCopied, CopyBlock
 from arrowstream.blocks.placement import next_workers
-from arrowstream.blocks.store import BlockStore
+from arrowstream.blocks.store import BlockNotFoundError, BlockStore
 from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
 from arrowstream.settings import BlockSettings
 
@@ -24,9 +24,9 @@ class Peers(Protocol):
     def alive(self) -> Sequence[WorkerId]:
         """All workers of the cluster that are not known to be lost, this one among them."""
 
-    def send(self, worker: WorkerId, block: Block, done: Callable[[bool], None]) -> None:
-        """Copy a block to a worker; `done` is called with whether it is there, in the order of the calls. May
-        return before, so that several blocks are on their way."""
+    def send(self, worker: WorkerId, block: Block, done: Callable[[str], None]) -> None:
+        """Copy a block to a worker; `done` is called, in the order of the calls, with "" once it is there, or with why
+        it is not. May return before, so that several blocks are on their way."""
 
 
 @dataclass(slots=True)
@@ -36,6 +36,7 @@ class _Pending:
     info: BlockInfo
     workers: list[WorkerId]
     missing: int
+    problem: str = ""
     ready: bool = False
 
 
@@ -51,8 +52,8 @@ class BlockManager:
     """Takes blocks from receivers and from other workers; any thread may call.
 
     A block is reported (`BlockAdded`) when its copies are there, blocks of a split in order. Where there are not
-    enough other workers it is reported with the copies it has. Blocks that can be scanned from their source
-    again are not copied.
+    enough other workers, or they do not take it, it is reported with the copies it has: the driver counts them, and has
+    others made. Blocks that can be scanned from their source again are not copied.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class BlockManager:
         peers: Peers,
         replication: int,
         settings: BlockSettings,
-        emit: Callable[[BlockAdded | BlockCopied], None],
+        emit: Callable[[BlockAdded | BlockCopied | BlockNotCopied], None],
     ) -> None:
         self.store = store
         self._worker, self._peers, self._replication = worker, peers, replication
@@ -114,12 +115,18 @@ class BlockManager:
         return self._backlog_bytes
 
     def copy(self, order: CopyBlock) -> None:
-        """Carry out the driver's order to copy a block that is here."""
-        table = self.store.get(order.block)
+        """Carry out the driver's order to copy a block; it hears what became of it."""
+        try:
+            table = self.store.get(order.block)
+        except BlockNotFoundError as error:  # its batch was committed in the meantime
+            self._emit(BlockNotCopied(order.unit, order.block, order.to, str(error)))
+            return
         info = BlockInfo(order.block, SourceId(""), "", 0, None, None, table.num_rows, table.nbytes, 0.0)
 
-        def done(there: bool) -> None:
-            if there:
+        def done(problem: str) -> None:
+            if problem:
+                self._emit(BlockNotCopied(order.unit, order.block, order.to, problem))
+            else:
                 self._emit(BlockCopied(order.unit, order.block, order.to))
 
         self._peers.send(order.to, Block(info, table.combine_chunks().to_batches()[0]), done)
@@ -150,13 +157,17 @@ class BlockManager:
         alive = self._peers.alive()
         others = [w for w in next_workers(self._worker, alive, len(alive) + 1) if w not in tried and w in alive]
         if pending.missing <= 0 or not others:
+            if pending.missing > 0:
+                pending.problem = pending.problem or "no other worker takes copies"
             pending.ready = True
             self._report(unit, line)
             return
         other = others[0]
 
-        def done(there: bool) -> None:
-            if there:
+        def done(problem: str) -> None:
+            if problem:
+                pending.problem = f"{other}: {problem}"
+            else:
                 pending.workers.append(other)
                 pending.missing -= 1
             self._copy(unit, line, pending, block, [*tried, other])
@@ -171,6 +182,6 @@ class BlockManager:
                     return
                 line.waiting.popleft()
                 if isinstance(first, _Pending):
-                    self._emit(BlockAdded(unit, first.info, first.workers))
+                    self._emit(BlockAdded(unit, first.info, first.workers, first.problem if first.missing > 0 else ""))
                 else:
                     first()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from arrowstream.blocks.block import BlockInfo
-from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, DropBlocks
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, BlockNotCopied, CopyBlock, DropBlocks
 from arrowstream.blocks.placement import next_workers
 from arrowstream.connectors.source import Offset
 from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
@@ -14,8 +15,16 @@ from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
 
 @dataclass(slots=True)
 class _Entry:
+    """A block, who holds it, and to whom copies have been ordered."""
+
     info: BlockInfo
     workers: set[WorkerId]
+    ordered: set[WorkerId] = field(default_factory=set)
+
+    @property
+    def copied(self) -> bool:
+        """Whether it has to be on several workers, since nobody else has its rows."""
+        return self.info.held and not self.info.replayable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +39,8 @@ class SplitPosition:
 class BlockMaster:
     """Keeps the book of a unit's blocks; does no I/O and belongs to the driver's thread.
 
-    A block is Waiting -> (`allot`) -> Allotted -> (`committed`) -> gone. Where a worker is lost, copies are
-    ordered from those that still hold its blocks.
+    A block is Waiting -> (`allot`) -> Allotted -> (`committed`) -> gone. The copies of each are counted: what has fewer
+    than `replication` is not `safe`, and copies are ordered from those that hold it until it has (`missing_copies`).
     """
 
     unit: UnitId
@@ -41,6 +50,7 @@ class BlockMaster:
     _blocks: dict[BlockId, _Entry] = field(default_factory=dict)
     _waiting: dict[BlockId, None] = field(default_factory=dict)
     _splits: dict[tuple[SourceId, str], SplitPosition] = field(default_factory=dict)
+    _unsafe: dict[tuple[SourceId, str], deque[tuple[BlockId, Offset | None]]] = field(default_factory=dict)
     waiting_rows: int = 0
     waiting_bytes: int = 0
 
@@ -54,13 +64,43 @@ class BlockMaster:
         memory = self.position(info.source, info.split).offset
         offset = memory if info.stop is None else self.remember(info.source, memory, info.stop)
         self._splits[info.source, info.split] = SplitPosition(offset, info.position + 1)
+        if not info.replayable:
+            self._unsafe.setdefault((info.source, info.split), deque()).append((info.id, info.stop))
 
     def copied(self, event: BlockCopied) -> list[tuple[WorkerId, DropBlocks]]:
         """A copy that was ordered is there; one of a block that is worked off by now goes at once."""
         if event.block not in self._blocks:
             return [(event.worker, DropBlocks([event.block]))]
         self._blocks[event.block].workers.add(event.worker)
+        self._blocks[event.block].ordered.discard(event.worker)
         return []
+
+    def not_copied(self, event: BlockNotCopied) -> None:
+        """A copy that was ordered has not been made: the next `missing_copies` orders one again."""
+        if event.block in self._blocks:
+            self._blocks[event.block].ordered.discard(event.worker)
+
+    def safe(self, copies: int) -> list[tuple[SourceId, str, Offset]]:
+        """For each split the position up to which all of its rows are on so many workers, or in committed batches; only
+        where that has moved on since the last call. Up to there a source that cannot replay is acknowledged.
+        """
+        found: list[tuple[SourceId, str, Offset]] = []
+        for (source, split), blocks in self._unsafe.items():
+            reached: Offset | None = None
+            while blocks and self._is_safe(blocks[0][0], copies):
+                reached = blocks.popleft()[1] or reached
+            if reached is not None:
+                found.append((source, split, reached))
+        return found
+
+    def _is_safe(self, block: BlockId, copies: int) -> bool:
+        entry = self._blocks.get(block)
+        return entry is None or not entry.info.held or len(entry.workers) >= copies
+
+    @property
+    def degraded(self) -> int:
+        """Blocks with fewer copies than there should be."""
+        return sum(1 for entry in self._blocks.values() if entry.copied and len(entry.workers) < self.replication)
 
     def position(self, source: SourceId, split: str) -> SplitPosition:
         """Where a receiver of this split begins, or goes on after another one was lost."""
@@ -140,23 +180,27 @@ class BlockMaster:
         """
         gone: list[BlockInfo] = []
         for entry in self._blocks.values():
-            entry.workers.discard(worker)
-            info = entry.info
-            if info.replayable or not info.held:
-                continue
-            if not entry.workers:
-                gone.append(info)
+            if worker in entry.workers:
+                entry.workers.discard(worker)
+                entry.ordered.clear()  # it may be the one that was to make the copies
+            entry.ordered.discard(worker)
+            if entry.copied and not entry.workers:
+                gone.append(entry.info)
         return self.missing_copies(alive), gone
 
     def missing_copies(self, alive: Sequence[WorkerId]) -> list[tuple[WorkerId, CopyBlock]]:
-        """Copies to order, for blocks that fewer workers hold than should: one was lost, or a new one has come."""
+        """Copies to order, for blocks that fewer workers hold than should: one was lost, a copy could not be made, or a
+        new one has come. What is ordered already is not ordered twice.
+        """
         orders: list[tuple[WorkerId, CopyBlock]] = []
         for entry in self._blocks.values():
-            missing = min(self.replication, len(alive)) - len(entry.workers)
-            if missing > 0 and entry.workers and entry.info.held and not entry.info.replayable:
+            taken = entry.workers | entry.ordered
+            missing = min(self.replication, len(alive)) - len(taken)
+            if missing > 0 and entry.workers and entry.copied:
                 holder = min(entry.workers)
-                spare = [other for other in next_workers(holder, alive, len(alive)) if other not in entry.workers]
-                orders += [(holder, CopyBlock(self.unit, entry.info.id, to)) for to in spare[:missing]]
+                spare = [other for other in next_workers(holder, alive, len(alive)) if other not in taken][:missing]
+                entry.ordered.update(spare)
+                orders += [(holder, CopyBlock(self.unit, entry.info.id, to)) for to in spare]
         return orders
 
     def forget(self, blocks: Iterable[BlockInfo]) -> None:

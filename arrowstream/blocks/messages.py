@@ -9,12 +9,13 @@ from arrowstream.ids import BlockId, UnitId, WorkerId
 
 
 class BlockAdded(msgspec.Struct, frozen=True, tag=True):
-    """A block has been sealed by a receiver and is as safe as it is going to be: `workers` hold it, the first of them
-    made it."""
+    """A block has been sealed by a receiver: `workers` hold it, the first of them made it. Where they are fewer than
+    there should be, `problem` says why."""
 
     unit: UnitId
     info: BlockInfo
     workers: list[WorkerId]
+    problem: str = ""
 
 
 class BlockCopied(msgspec.Struct, frozen=True, tag=True):
@@ -23,6 +24,15 @@ class BlockCopied(msgspec.Struct, frozen=True, tag=True):
     unit: UnitId
     block: BlockId
     worker: WorkerId
+
+
+class BlockNotCopied(msgspec.Struct, frozen=True, tag=True):
+    """A `CopyBlock` could not be carried out: `worker` did not take the block, or it is no longer where it was."""
+
+    unit: UnitId
+    block: BlockId
+    worker: WorkerId
+    problem: str
 
 
 class CopyBlock(msgspec.Struct, frozen=True, tag=True):

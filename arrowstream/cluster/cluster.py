@@ -25,7 +25,15 @@ class WorkerJoined(msgspec.Struct, frozen=True):
     worker: WorkerId
 
 
-ClusterEvent: TypeAlias = Event | WorkerLost | WorkerJoined
+class WorkerNotReplaced(msgspec.Struct, frozen=True):
+    """A worker that was to take the place of a lost one did not start; it is tried again after so many seconds."""
+
+    worker: WorkerId
+    reason: str
+    again: float
+
+
+ClusterEvent: TypeAlias = Event | WorkerLost | WorkerJoined | WorkerNotReplaced
 
 
 class Cluster(Protocol):

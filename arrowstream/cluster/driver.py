@@ -13,16 +13,16 @@ from typing import TypeAlias
 
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.blocks.master import BlockMaster
-from arrowstream.blocks.messages import BlockAdded, BlockCopied
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, BlockNotCopied
 from arrowstream.clock import Clock
-from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, WorkerLost
+from arrowstream.cluster.cluster import Cluster, ClusterEvent, WorkerJoined, WorkerLost, WorkerNotReplaced
 from arrowstream.cluster.executor import Instruction as Order
 from arrowstream.cluster.flushes import Flush, Flushes
 from arrowstream.cluster.inbox import Inbox
 from arrowstream.cluster.outputs import Outputs
 from arrowstream.cluster.questions import Question, Questions
 from arrowstream.connectors.sink import Committer
-from arrowstream.connectors.source import batch_limit, remembered
+from arrowstream.connectors.source import Offset, batch_limit, remembered
 from arrowstream.errors import (
     ArrowStreamError,
     BatchError,
@@ -33,6 +33,7 @@ from arrowstream.errors import (
 )
 from arrowstream.ids import SourceId, WorkerId
 from arrowstream.operators.compile import compile_unit
+from arrowstream.operators.moment import PARTLY_LATE
 from arrowstream.plan.explain import unbounded
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.tables import Table
@@ -66,6 +67,9 @@ from arrowstream.schedule.watermarks import WatermarkTracker
 from arrowstream.settings import Settings
 
 log = logging.getLogger("arrowstream")
+
+REPAIR_SECONDS = 0.5
+"""How often copies are ordered anew that could not be made."""
 
 
 class _Stop:
@@ -121,7 +125,7 @@ class UnitDriver:
         )
         self._workers = list(cluster.workers)
         program = self._program = compile_unit(unit)
-        self._times, self._turns, self._tables = WatermarkTracker(unit), Turns(unit), TableVersions(unit)
+        self._times, self._turns, self._tables = WatermarkTracker(unit, program.waits), Turns(unit), TableVersions(unit)
         self._scheduler = BatchScheduler(
             unit.id,
             program.stages,
@@ -141,6 +145,7 @@ class UnitDriver:
         self._flushes, self._questions = Flushes(unit.id), Questions(unit.id)
         self._lost_rows = 0
         self._gone: set[WorkerId] = set()
+        self._repair_at: float | None = None
         self._unopened: set[tuple[SourceId, str]] = set()
         self._opened = threading.Event()
         self._ended = threading.Event()
@@ -269,7 +274,8 @@ class UnitDriver:
             due = self._scheduler.next_tick(self._clock.now())
             hurry = self._hurry()
             at_once = hurry and self._scheduler.idle and self._scheduler.ready(self._clock.now())
-            self._hear(self._inbox.take_now() if at_once else self._inbox.take(due))
+            until = min((at for at in (due, self._repair_at) if at is not None), default=None)
+            self._hear(self._inbox.take_now() if at_once else self._inbox.take(until))
             now = self._clock.now()
             if due is not None and now >= due and self._scheduler.idle:
                 self._cluster.seal(self.unit.id)
@@ -277,6 +283,7 @@ class UnitDriver:
             if self._questions.waiting and self._scheduler.idle:  # the state is that of the last batch
                 self._send(self._questions.ask(self._scheduler.placement, self._scheduler.committed))
             self._carry_out(self._scheduler.tick(now, hurry=self._hurry()))
+            self._repair()
             if not self._blocks.waiting and self._scheduler.idle and not self._turns.waiting():
                 self._flushes.answer()
 
@@ -305,19 +312,27 @@ class UnitDriver:
             case BlockCopied():
                 if event.worker not in self._gone:
                     self._send(self._blocks.copied(event))
+                    self._acknowledge_safe()
+            case BlockNotCopied():
+                self._blocks.not_copied(event)
+                self._is_degraded(f"{event.worker}: {event.problem}")
+            case WorkerNotReplaced(worker, reason, again):
+                self._note(f"{worker}, in place of a lost worker, did not start ({reason}); again in {again:.1f} s")
             case TaskDone():
                 self._carry_out(self._scheduler.task_done(event))
             case TaskFailed():
                 self._carry_out(self._scheduler.task_failed(event, self._clock.now()))
             case ReceiverStarted():
                 self._is_open(event.source, event.split)
+                self._times.opened(event.source, event.split, self._clock.now())
             case ReceiverFailed():
                 self._receiver_failed(event)
             case ReceiverEnded():
                 self._is_open(event.source, event.split)
                 self._supervisor.ended(event.source, event.split, event.worker)
-                if self._stopping is None:  # else the user has ended it, and there would have been more
+                if event.exhausted:  # else the user has ended it, and there would have been more
                     self._scheduler.split_ended(event.source, event.split)
+                if self._stopping is None:
                     self._next_turn()
             case ReceiversSealed():
                 self._flushes.sealed(event.token, event.worker)
@@ -343,11 +358,45 @@ class UnitDriver:
         assert self._supervisor is not None
         # A copy may have been made on a worker that was lost before its block was reported.
         self._blocks.added(event, lost=self._gone)
-        info = event.info
-        if not self._sources[info.source].replayable and info.stop is not None:
-            reader = self._supervisor.reader(info.source, info.split)
-            if reader is not None:
-                self._send([(reader, AcknowledgeRows(self.unit.id, info.source, info.split, info.stop))])
+        if event.problem:
+            self._is_degraded(event.problem)
+        self._acknowledge_safe()
+
+    def _acknowledge_safe(self) -> None:
+        """Acknowledge sources that cannot replay, up to where enough workers hold their rows, or sinks have them."""
+        settings = self._settings.cluster
+        copies = settings.replication
+        if settings.degraded == "go on":
+            copies = max(1, min(copies, len(self._workers)))
+        self._acknowledge(self._blocks.safe(copies))
+
+    def _acknowledge(self, positions: Iterable[tuple[SourceId, str, Offset]]) -> None:
+        assert self._supervisor is not None
+        for source, split, offset in positions:
+            if (reader := self._supervisor.reader(source, split)) is not None:
+                self._send([(reader, AcknowledgeRows(self.unit.id, source, split, offset))])
+
+    def _is_degraded(self, problem: str) -> None:
+        """Blocks have fewer copies than they should: say so once, and have them made."""
+        if self._repair_at is not None or not self._blocks.degraded:
+            return
+        self._repair_at = self._clock.now() + REPAIR_SECONDS
+        settings = self._settings.cluster
+        waits = "acknowledgement waits for the others" if settings.degraded == "wait" else "the run goes on"
+        few = f"{self._blocks.degraded} blocks are on fewer than {settings.replication} workers"
+        self._note(f"{few} ({problem}); {waits}")
+
+    def _repair(self) -> None:
+        """Order the copies that are still missing, from time to time, until all are there."""
+        now = self._clock.now()
+        if self._repair_at is None or now < self._repair_at:
+            return
+        if not self._blocks.degraded:
+            self._repair_at = None
+            self._note(f"all blocks are on {self._settings.cluster.replication} workers again")
+            return
+        self._repair_at = now + REPAIR_SECONDS
+        self._send(self._blocks.missing_copies(self._workers))
 
     def _waiting_sources(self) -> set[SourceId]:
         """Sources that are not read yet: what they have can be read later as well. (Of others rows would be missed.)"""
@@ -370,6 +419,7 @@ class UnitDriver:
         name = self._names[event.source]
         if event.fatal or (event.source, event.split) in self._unopened:
             raise SourceError(f"source {name}: {event.reason}")
+        self._times.closed(event.source, event.split)
         self._note(f"source {name}: {event.reason}; trying again")
 
     def _worker_lost(self, event: WorkerLost) -> None:
@@ -383,13 +433,15 @@ class UnitDriver:
             raise ClusterError(f"all workers are lost; the last: {event.worker}, {event.reason}")
         copies, gone = self._blocks.lost(event.worker, self._workers)
         self._send(copies)
+        self._is_degraded(f"{event.worker} is lost")
         if gone:
             rows = sum(info.rows for info in gone)
             self._lost_rows += rows
             self._progress.lost_rows += rows
             self._note(f"{rows:,} rows were on worker {event.worker} alone and are LOST; use replication=2")
             self._blocks.forget(gone)
-        self._supervisor.lost(event.worker)
+        for split in self._supervisor.lost(event.worker):
+            self._times.closed(*split)
         if self._stopping is None:
             self._send(self._supervisor.assign(self._workers, self._waiting_sources()))
         else:
@@ -405,6 +457,7 @@ class UnitDriver:
         self._cluster.join_unit(self.unit.id, event.worker)
         self._workers.append(event.worker)
         self._send(self._blocks.missing_copies(self._workers))
+        self._acknowledge_safe()
         self._note(f"worker {event.worker} has joined; {len(self._workers)} now")
         self._carry_out(self._scheduler.workers_changed(self._workers, []))
 
@@ -434,17 +487,10 @@ class UnitDriver:
         self._outputs.commit(order, seen=False)  # a slow function of the user holds up no query
         self._log.committed(batch.id)
         after = self._scheduler.batch_committed()
-        self._acknowledge(batch.blocks)
+        self._acknowledge_safe()
+        self._acknowledge(_ends(batch.blocks))
         self._report(order)
         self._carry_out(after)
-
-    def _acknowledge(self, blocks: Sequence[BlockInfo]) -> None:
-        """Replayable sources may forget what is committed."""
-        assert self._supervisor is not None
-        last = {(info.source, info.split): info.stop for info in blocks if info.replayable}
-        for (source, split), offset in last.items():
-            if (reader := self._supervisor.reader(source, split)) is not None:
-                self._send([(reader, AcknowledgeRows(self.unit.id, source, split, offset))])
 
     def _report(self, order: CommitBatch) -> None:
         batch, done = order.batch, order.done
@@ -462,7 +508,7 @@ class UnitDriver:
             batch=batch.id,
             time=batch.time,
             rows_in=batch.rows,
-            dead_letters=fates.total(),
+            dead_letters=fates.total() - fates[PARTLY_LATE],
             fates=dict(fates),
             watermark=self._times.least(),
             rows_out=rows_out,
@@ -475,6 +521,8 @@ class UnitDriver:
             state_bytes=sum(task.stats.state_bytes for task in done),
             attempts=1 + max((task.task.attempt for task in done), default=0),
             lost_rows=lost,
+            degraded_blocks=self._blocks.degraded,
+            degraded_partitions=len(self._scheduler.unprotected),
         )
         self._progress.add(report)
         self._on_batch(report)
@@ -486,6 +534,12 @@ class UnitDriver:
     def _finish(self) -> None:
         with self.instant:
             self._outputs.flush()
+
+
+def _ends(blocks: Sequence[BlockInfo]) -> list[tuple[SourceId, str, Offset]]:
+    """How far the committed blocks of sources that can replay reach, by split: these may forget what is before."""
+    last = {(info.source, info.split): info.stop for info in blocks if info.replayable}
+    return [(source, split, stop) for (source, split), stop in last.items() if stop is not None]
 
 
 def _failure(order: FailUnit) -> ArrowStreamError:

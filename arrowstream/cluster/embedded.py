@@ -61,8 +61,8 @@ class _Alone:
     def alive(self) -> Sequence[WorkerId]:
         return []
 
-    def send(self, worker: WorkerId, block: Block, done: Callable[[bool], None]) -> None:
-        done(False)
+    def send(self, worker: WorkerId, block: Block, done: Callable[[str], None]) -> None:
+        done("there is no other worker")
 
     def fetch(self, worker: WorkerId, block: BlockId) -> pa.Table:
         raise BlockNotFoundError(f"there is no worker {worker} to ask for block {block}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from arrowstream.blocks.generator import BlockGenerator
 from arrowstream.blocks.manager import BlockManager, Peers
-from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, DropBlocks
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, BlockNotCopied, CopyBlock, DropBlocks
 from arrowstream.blocks.store import BlockNotFoundError, BlockStore
 from arrowstream.clock import Clock
 from arrowstream.cluster.outlet import ReceiverEvents, ReceiverOutlet
@@ -73,6 +72,7 @@ Instruction: TypeAlias = (
 Event: TypeAlias = (
     BlockAdded
     | BlockCopied
+    | BlockNotCopied
     | ReceiverStarted
     | ReceiverFailed
     | ReceiverEnded
@@ -183,7 +183,7 @@ class Executor:
                 for ahead in [run.ahead for run in self._units.values() if run.ahead is not None]:
                     ahead.drop(blocks)
             case CopyBlock():
-                self._copy_block(instruction)
+                self.manager.copy(instruction)
             case StartReceiver():
                 self._start_receiver(instruction)
             case StopReceivers(unit, drain):
@@ -262,10 +262,6 @@ class Executor:
             receiver.flush(done)
         if not receivers:
             done()
-
-    def _copy_block(self, order: CopyBlock) -> None:
-        with contextlib.suppress(BlockNotFoundError):  # its batch was committed in the meantime
-            self.manager.copy(order)
 
     def _commit(self, unit: UnitId, batch: int) -> None:
         if (run := self._units.get(unit)) is not None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
@@ -19,7 +20,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.flight as flight
 
-from arrowstream.cluster.cluster import ClusterEvent, WorkerJoined, WorkerLost
+from arrowstream.cluster.cluster import ClusterEvent, WorkerJoined, WorkerLost, WorkerNotReplaced
 from arrowstream.cluster.executor import Instruction
 from arrowstream.cluster.wire import WorkerConfig, call_options, decode_events, encode
 from arrowstream.errors import ClusterError, PlanError
@@ -39,9 +40,12 @@ SILENT_SECONDS = 30.0
 """A worker says every second that it is there; one that has not for so long hangs (it was stopped, or a native call
 holds it), and is ended, as one that is neither here nor gone would hold up every batch."""
 
-REPLACEMENTS = 10
-"""Workers started in place of lost ones before the cluster gives up replacing: what kills each one at once is no
-accident."""
+LOSSES_AT_ONCE = 3
+"""Workers lost within `LOSSES_SECONDS` that are replaced at once. More are replaced ever later, up to `LATEST_SECONDS`:
+what kills each one as it starts is no accident, and what happens now and then must not use up a lifetime's number."""
+
+LOSSES_SECONDS = 60.0
+LATEST_SECONDS = 10.0
 
 
 class LocalCluster:
@@ -58,7 +62,8 @@ class LocalCluster:
         self._workers: dict[WorkerId, _Process] = {}
         self._units: dict[UnitId, tuple[bytes, Callable[[ClusterEvent], None]]] = {}
         self._numbers = count()
-        self._replaced = 0
+        self._losses: deque[float] = deque()
+        self._lost = threading.Event()
         self._replacement: _Process | None = None
         self._closed = False
         self._closing = threading.Event()
@@ -79,6 +84,7 @@ class LocalCluster:
                 raise
             self._tell_peers()
             threading.Thread(target=self._watch, name="watch-workers", daemon=True).start()
+            threading.Thread(target=self._replace_lost, name="replace-workers", daemon=True).start()
 
     @property
     def workers(self) -> Sequence[WorkerId]:
@@ -128,6 +134,7 @@ class LocalCluster:
 
     def close(self) -> None:
         self._closing.set()
+        self._lost.set()
         with self._lock:
             self._closed = True
             workers, self._workers = list(self._workers.values()), {}
@@ -176,13 +183,14 @@ class LocalCluster:
         with self._lock:
             if self._closed or self._workers.pop(process.worker, None) is None:
                 return
+            self._losses.append(time.monotonic())
             deliveries = [deliver for _, deliver in self._units.values()]
         code = process.close()
         reason = f"process {process.process.pid} ended with {code}" if code is not None else reason
         self._tell_peers()
         for deliver in deliveries:
             deliver(WorkerLost(process.worker, reason))
-        self._replace()
+        self._lost.set()
 
     def _watch(self) -> None:
         """End workers that hang; their loss is then heard as any other."""
@@ -194,17 +202,37 @@ class LocalCluster:
                     log.warning("worker %s has been silent for %.0f s and is ended", worker.worker, SILENT_SECONDS)
                     worker.process.kill()
 
+    def _replace_lost(self) -> None:
+        """Start workers in place of lost ones, and of those that did not start, until the cluster is closed."""
+        while True:
+            self._lost.wait()
+            self._lost.clear()
+            while not self._closing.wait(self._back_off()) and len(self.workers) < self._settings.cluster.workers:
+                self._replace()
+            if self._closing.is_set():
+                return
+
+    def _back_off(self) -> float:
+        """Seconds to wait before the next worker is started, by how many were lost of late."""
+        with self._lock:
+            while self._losses and self._losses[0] < time.monotonic() - LOSSES_SECONDS:
+                self._losses.popleft()
+            many = len(self._losses) - LOSSES_AT_ONCE
+        return float(min(0.1 * 2**many, LATEST_SECONDS)) if many > 0 else 0.0
+
     def _replace(self) -> None:
         with self._lock:
-            self._replaced += 1
-            if self._closed or self._replaced > REPLACEMENTS:
+            if self._closed:
                 return
             process = self._replacement = self._spawn()
         try:
             self._join(process)
-        except (ClusterError, OSError, ValueError) as error:
-            if not self._closed:
-                log.warning("no worker in place of the lost one: %s", error)
+        except (ClusterError, OSError, ValueError, pa.ArrowException) as error:
+            with self._lock:
+                self._losses.append(time.monotonic())
+                deliveries = [] if self._closed else [deliver for _, deliver in self._units.values()]
+            for deliver in deliveries:
+                deliver(WorkerNotReplaced(process.worker, str(error), self._back_off()))
             return
         with self._lock:
             if self._closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -20,6 +21,13 @@ from arrowstream.ids import BlockId, WorkerId
 NOT_FOUND = "block not found"
 """How a worker's server says that it does not hold a block."""
 
+TAKEN = b"taken"
+"""How a worker's server says that it holds a block from now on; anything else is why it does not."""
+
+SUSPECT_SECONDS = 0.5
+"""How long a worker that did not answer is left out: to ask it for every block would take the receiver's time, and to
+forget it would leave all that comes with one copy."""
+
 CALL_SECONDS = 60.0
 """A call between workers of one machine that takes longer is as good as lost."""
 
@@ -28,7 +36,8 @@ class FlightNeighbours:
     """Copies blocks to other workers and fetches theirs; any thread may call.
 
     Blocks go out through one open stream per worker and schema: a call costs 0.4 ms, a block in an open stream next to
-    nothing. A worker that does not answer is left out from then on.
+    nothing. A worker that does not answer is left out for a moment, and then tried again: the driver says whether it is
+    gone.
     """
 
     def __init__(self, worker: WorkerId, token: str) -> None:
@@ -37,23 +46,26 @@ class FlightNeighbours:
         self._locations: dict[WorkerId, str] = {}
         self._clients: dict[WorkerId, flight.FlightClient] = {}
         self._streams: dict[tuple[WorkerId, str], _PutStream] = {}
+        self._suspects: dict[WorkerId, float] = {}
 
     def update(self, locations: Mapping[WorkerId, str]) -> None:
         """The workers that are there now."""
         with self._lock:
             self._locations = {WorkerId(worker): location for worker, location in locations.items()}
+            self._suspects.clear()
 
     def alive(self) -> Sequence[WorkerId]:
+        now = time.monotonic()
         with self._lock:
-            return list(self._locations)
+            return [worker for worker in self._locations if self._suspects.get(worker, now) <= now]
 
-    def send(self, worker: WorkerId, block: Block, done: Callable[[bool], None]) -> None:
+    def send(self, worker: WorkerId, block: Block, done: Callable[[str], None]) -> None:
         assert block.data is not None
         try:
             self._stream(worker, block.data.schema).send(block, done)
-        except (pa.ArrowException, WorkerLostError):
-            self._lost(worker)
-            done(False)
+        except (pa.ArrowException, WorkerLostError) as error:
+            self._suspect(worker)
+            done(_first_line(error))
 
     def fetch(self, worker: WorkerId, block: BlockId) -> pa.Table:
         try:
@@ -62,7 +74,7 @@ class FlightNeighbours:
         except pa.ArrowException as error:
             if NOT_FOUND in str(error):
                 raise BlockNotFoundError(f"worker {worker} no longer holds {block}") from error
-            self._lost(worker)
+            self._suspect(worker)
             raise WorkerLostError(f"worker {worker} did not give {block}: {error}") from error
 
     def copy_state(self, worker: WorkerId, state: StateCopy) -> None:
@@ -74,7 +86,7 @@ class FlightNeighbours:
             writer.write_table(state.table)
             writer.close()
         except pa.ArrowException as error:
-            self._lost(worker)
+            self._suspect(worker)
             raise WorkerLostError(f"worker {worker} did not take a copy of state: {error}") from error
 
     def close(self) -> None:
@@ -102,10 +114,10 @@ class FlightNeighbours:
                 self._streams[key] = _PutStream(client, schema, self._token)
             return self._streams[key]
 
-    def _lost(self, worker: WorkerId) -> None:
-        """Leave a worker out; the driver will say whether it is really gone."""
+    def _suspect(self, worker: WorkerId) -> None:
+        """Leave a worker out for a moment; the driver will say whether it is really gone."""
         with self._lock:
-            self._locations.pop(worker, None)
+            self._suspects[worker] = time.monotonic() + SUSPECT_SECONDS
             self._clients.pop(worker, None)
             streams = [self._streams.pop(key) for key in list(self._streams) if key[0] == worker]
         for stream in streams:
@@ -119,11 +131,11 @@ class _PutStream:
         descriptor = flight.FlightDescriptor.for_command(b"blocks")
         self._writer, self._acks = client.do_put(descriptor, schema, call_options(token))
         self._lock = threading.Lock()
-        self._waiting: deque[Callable[[bool], None]] = deque()
+        self._waiting: deque[Callable[[str], None]] = deque()
         self._broken = False
         threading.Thread(target=self._hear, name="replication", daemon=True).start()
 
-    def send(self, block: Block, done: Callable[[bool], None]) -> None:
+    def send(self, block: Block, done: Callable[[str], None]) -> None:
         """Raises an Arrow error, without a call of `done`, when the stream is broken."""
         with self._lock:
             if self._broken:
@@ -143,13 +155,19 @@ class _PutStream:
             self._writer.done_writing()  # a close would wait for the thread that hears the answers
 
     def _hear(self) -> None:
+        problem = "the connection ended"
         try:
-            while self._acks.read() is not None:
-                self._waiting.popleft()(True)
-        except (pa.ArrowException, StopIteration):
-            pass
+            while (answer := self._acks.read()) is not None:
+                said = answer.to_pybytes()
+                self._waiting.popleft()("" if said == TAKEN else said.decode())
+        except (pa.ArrowException, StopIteration) as error:
+            problem = _first_line(error) or problem
         with self._lock:
             self._broken = True
             unanswered, self._waiting = list(self._waiting), deque()
         for done in unanswered:
-            done(False)
+            done(problem)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -49,5 +49,5 @@ class ReceiverEvents:
     def failed(self, reason: str, fatal: bool) -> None:
         self._emit(ReceiverFailed(*self._of, reason, fatal))
 
-    def ended(self) -> None:
-        self._emit(ReceiverEnded(*self._of))
+    def ended(self, exhausted: bool) -> None:
+        self._emit(ReceiverEnded(*self._of, exhausted))

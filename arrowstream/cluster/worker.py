@@ -22,7 +22,7 @@ from arrowstream.blocks.messages import DropBlocks
 from arrowstream.blocks.store import BlockNotFoundError
 from arrowstream.clock import SystemClock
 from arrowstream.cluster.executor import Event, Executor, StateCopy
-from arrowstream.cluster.neighbours import NOT_FOUND, FlightNeighbours
+from arrowstream.cluster.neighbours import NOT_FOUND, TAKEN, FlightNeighbours
 from arrowstream.cluster.wire import (
     StateHeader,
     TokenFactory,
@@ -31,6 +31,7 @@ from arrowstream.cluster.wire import (
     decode_instruction,
     encode,
 )
+from arrowstream.errors import ArrowStreamError
 from arrowstream.ids import BlockId, UnitId, WorkerId
 from arrowstream.schedule.messages import CommitState, RunTask, ShowState
 
@@ -102,8 +103,11 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
             except StopIteration:
                 return
             info = decode_info(chunk.app_metadata.to_pybytes())
-            self._executor.store.put(info.id, pa.Table.from_batches([chunk.data]))
-            writer.write(b"k")
+            try:
+                self._executor.store.put(info.id, pa.Table.from_batches([chunk.data]))
+                writer.write(TAKEN)
+            except (OSError, ArrowStreamError) as error:  # no room on the disk: this block is not here, others may be
+                writer.write(str(error).encode())
 
     def do_get(self, context: flight.ServerCallContext, ticket: flight.Ticket) -> flight.RecordBatchStream:
         try:

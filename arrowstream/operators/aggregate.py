@@ -17,6 +17,7 @@ from arrowstream.operators.moment import Moment
 from arrowstream.operators.ordering import Ints, group_numbers
 from arrowstream.operators.program import Frames, Parts
 from arrowstream.plan.aggregates import GROUP, MAIN, ROWS, VALUE, WEIGHT, Decomposition, Pairs
+from arrowstream.plan.groupwise import flagged
 from arrowstream.state.pairs import PairTable
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.table import KeyedTable
@@ -25,7 +26,7 @@ from arrowstream.state.table import KeyedTable
 class PartialAggregate:
     """One row per group and task: keys and accumulators; and the distinct values that are to be counted.
 
-    These have `__group` besides, if `numbered`: see `Decomposition.partials`.
+    These have `GROUP` besides, if `numbered`: see `Decomposition.partials`.
     """
 
     def __init__(self, decomposition: Decomposition, weighted: bool, *, numbered: bool = False) -> None:
@@ -144,7 +145,7 @@ class MergeAggregate:
         return Changes.of(added, added.clear() if self._weighted or self._emit_removed else None)
 
     def nothing(self) -> Changes:
-        empty = self._plan.output.to_frame()
+        empty = flagged(self._plan.output, self._plan.flagged).to_frame()
         return Changes.of(empty, empty if self._weighted or self._emit_removed else None)
 
 

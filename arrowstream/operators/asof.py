@@ -61,6 +61,11 @@ class AsofJoinOperator:
         self._let_go(ended[0])
         return Changes.of(found)
 
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the answer of the next row that waits is certain."""
+        first = self._left.frame.select(self._left_time.min()).item()
+        return [None if first is None else int(first) + self._ahead + 1]
+
     def _answers(self, rows: pl.DataFrame) -> pl.DataFrame:
         right = self._right.frame.drop(ID).sort(self._node.right_on, maintain_order=True)
         found = self._node.join(rows.lazy(), right.lazy()).collect(engine=JOINING)

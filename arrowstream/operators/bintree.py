@@ -7,15 +7,17 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine
+from arrowstream.names import inner
 from arrowstream.operators.windowshape import WINDOW
 from arrowstream.plan.aggregates import Decomposition
 from arrowstream.plan.grid import Grid, Ints, Spans, cover
 from arrowstream.plan.windows import BIN
 from arrowstream.state.rows import RowTable
 
-_LEVEL: Final = "__level"
-_RUN: Final = "__run"
+_LEVEL: Final = inner("level")
+_RUN: Final = inner("run")
 _BASE: Final = 4
 _LITTLE: Final = 1 << 14
 
@@ -23,8 +25,9 @@ _LITTLE: Final = 1 << 14
 class BinTree:
     """Accumulators by key, level and run: run n of level j has the bins from n * 4**j up to (n + 1) * 4**j.
 
-    A run is made once its bins get no more rows, of four runs of the level below. So a row is merged once a level,
-    and a window of n bins is made of some 6 * log4(n) runs: what a window costs follows the keys in it, not the bins.
+    A run is made once its bins get no more rows, but for late ones, of four runs of the level below. So a row is merged
+    once a level, and a window of n bins is made of some 6 * log4(n) runs: what a window costs follows the keys in it,
+    not the bins.
     """
 
     def __init__(self, plan: Decomposition, grid: Grid, keys: Sequence[str]) -> None:
@@ -35,14 +38,20 @@ class BinTree:
         while _BASE ** (self._levels + 1) <= grid.length:
             self._levels += 1
 
-    def grow(self, bins: pl.DataFrame, numbers: Ints, before: int, end: int) -> None:
-        """Make the runs that are complete now that windows close which end with `end`, and were not with `before`."""
-        if end <= before or not len(numbers):
+    def grow(self, new: pl.DataFrame, bins: pl.DataFrame, numbers: Ints, before: int, end: int) -> None:
+        """Make the runs that are complete now that windows close which end with `end`, and were not with `before`.
+
+        Of the `new` rows, which are among the bins, some may come late for a run that was made: it gets them, too.
+        """
+        if not len(numbers):
             return
         top = _BASE**self._levels
         highest = (int(numbers[-1]) // top + 1) * top
         first, last = (min(self._grid.complete(each), highest) for each in (before, end))
         first = max(first, int(numbers[0]) // top * top)
+        self._add_late(new, first)
+        if end <= before:
+            return
         below = bins.lazy().with_columns(self._number().alias(_RUN))
         for level in range(1, self._levels + 1):
             size = _BASE**level
@@ -55,21 +64,34 @@ class BinTree:
             self.table.append(made.with_columns(pl.lit(level, pl.Int64).alias(_LEVEL)))
             below = self.table.frame.lazy().filter(pl.col(_LEVEL) == level)
 
+    def _add_late(self, new: pl.DataFrame, first: int) -> None:
+        """Rows of bins below `first`, into the runs that were made of these."""
+        if not new.height:
+            return
+        number = self._number()
+        late = new.filter(number < first).with_columns(number.alias(_RUN))
+        if not late.height:
+            return
+        for level in range(1, self._levels + 1):
+            size = _BASE**level
+            rows = late.lazy().filter(pl.col(_RUN) < first // size * size).with_columns(pl.col(_RUN).floordiv(size))
+            made = self._plan.merge(rows, [*self._keys, _RUN]).collect(engine=engine(late.height))
+            self.table.append(made.with_columns(pl.lit(level, pl.Int64).alias(_LEVEL)))
+
     def rows(self, bins: pl.DataFrame, numbers: Ints, spans: Spans) -> pl.LazyFrame:
-        """What is to be merged for these windows, each with the place of its window in `__window`."""
+        """What is to be merged for these windows, each with the place of its window in `WINDOW`."""
         counted = Spans(self._grid.numbers(spans.starts), self._grid.numbers(spans.stops))
         columns = [*self._keys, *self._plan.accumulators, WINDOW]
         lowest, *above = cover(counted, _BASE, self._levels)
-        found = [
-            bins.lazy().with_columns(self._number().alias(_RUN)).join(_pieces(*lowest).lazy(), on=_RUN).select(columns)
-        ]
+        numbered = bins.lazy().with_columns(self._number().alias(_RUN))
+        found = [matching.join_numbers(numbered, _pieces(*lowest).lazy(), _RUN).select(columns)]
         runs = pl.concat(
             [
                 _pieces(*each).with_columns(pl.lit(level, pl.Int64).alias(_LEVEL))
                 for level, each in enumerate(above, start=1)
             ]
         )
-        found.append(self.table.frame.lazy().join(runs.lazy(), on=[_LEVEL, _RUN]).select(columns))
+        found.append(matching.join_numbers(self.table.frame.lazy(), runs.lazy(), [_LEVEL, _RUN]).select(columns))
         return pl.concat(found)
 
     def forget(self, end: int) -> None:

@@ -14,14 +14,21 @@ from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.pairing import LEFT, RIGHT, Pairing
 from arrowstream.operators.program import Parts
-from arrowstream.plan.eventtime import BEGINNING, FOREVER, from_ticks, lowest
-from arrowstream.plan.joins import WATERMARK, Bound
+from arrowstream.plan.eventtime import BEGINNING, FOREVER, from_ticks, lowest, step_of, ticks
+from arrowstream.plan.joins import WATERMARK, Bound, How
 from arrowstream.state.multimap import MultiMap
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 
 MATCHED: Final = "matched"
+# How far ahead one looks for the time when a row expires: a bit more than a year of microseconds.
+_LONG: Final = 1 << 45
 _Holds: TypeAlias = Callable[[pl.DataFrame], pl.Series]
+
+
+def lonely_sides(how: How) -> Sequence[int]:
+    """The sides of which rows without a match are shown: 0 is the left."""
+    return [number for number, shown in enumerate((("left", "full", "anti"), ("right", "full"))) if how in shown]
 
 
 class BoundedJoin:
@@ -35,15 +42,17 @@ class BoundedJoin:
         self,
         pairing: Pairing,
         bounds: tuple[tuple[Bound, ...], tuple[Bound, ...]],
-        marks: Sequence[tuple[Mark, pl.DataType] | None],
+        times: Sequence[tuple[str, Mark] | None],
     ) -> None:
-        self._pairing, self._bounds, self._marks = pairing, bounds, marks
+        """`times` are the column of event time of each side and by which watermarks it goes, where it has one."""
+        self._pairing, self._bounds, self._times = pairing, bounds, times
         self._left = _side(pairing.left, pairing.left_on, bounds[0])
         self._right = _side(pairing.right, pairing.right_on, bounds[1])
-        how = pairing.how
-        self._lonely = [how in ("left", "full", "anti", "semi"), how in ("right", "full")]
+        self._lonely = [number in lonely_sides(pairing.how) for number in (0, 1)]
+        # There is none for a side without bounds, whose rows stay.
         self._alive_rows = [
-            pl.all_horizontal(bound.alive for bound in each).fill_null(False).alias("alive") for each in bounds
+            pl.all_horizontal(bound.alive for bound in each).fill_null(False).alias("alive") if each else pl.lit(True)
+            for each in bounds
         ]
         self._matched = [RowTable(pl.Schema({"row": pl.Int64()})) for _ in bounds]
 
@@ -60,7 +69,9 @@ class BoundedJoin:
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         left, right = (gathered(parts, ROWS_FRAME) for parts in inputs)
-        return self._with_lonely(left, right, moment) if any(self._lonely) else self._pairs_alone(left, right, moment)
+        if any(self._lonely) or self._pairing.how == "semi":
+            return self._row_by_row(left, right, moment)
+        return self._pairs_alone(left, right, moment)
 
     def _pairs_alone(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
         """Pairs of what comes with what is kept, and with what comes. Rows that have expired by now are never kept."""
@@ -87,8 +98,8 @@ class BoundedJoin:
             return self.nothing()
         return Changes.of((found[0] if len(found) == 1 else pl.concat(found)).collect(engine=JOINING))
 
-    def _with_lonely(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
-        """Pairs, and rows that expire without one."""
+    def _row_by_row(self, left: pl.DataFrame, right: pl.DataFrame, moment: Moment) -> Changes:
+        """Pairs, and rows that expire without one; or of the left each row that has one, which then is not kept."""
         pairing, joins, out = self._pairing, [], []
         if left.height and (old := self._right.that_match(left, pairing.left_on)).height:
             new = self._left.append(left)
@@ -100,16 +111,18 @@ class BoundedJoin:
             if old.height:
                 joins.append(pairing.pairs(old.lazy().rename({ID: LEFT}), new.lazy().rename({ID: RIGHT})))
         pairs = pl.concat(joins).collect(engine=JOINING) if joins else None
-        if pairs is not None:
+        if pairs is not None and pairing.how == "semi":
+            hit = pairs[LEFT].unique()
+            out.append(self._left.gather(hit).lazy().select(*pairing.left))
+            self._left.drop(hit)
+        elif pairs is not None:
             for lonely, column, matched in zip(self._lonely, (LEFT, RIGHT), self._matched, strict=True):
                 if not lonely:
                     continue
                 hit = pairs[column].unique()
                 fresh = hit.filter(~hit.is_in(matched.frame["row"].implode()))
-                if pairing.how == "semi":
-                    out.append(self._left.gather(fresh).lazy().select(*pairing.left))
                 matched.append(fresh.alias("row").to_frame())
-            if pairing.how not in ("semi", "anti"):
+            if pairing.how != "anti":
                 out.append(pairing.shown(pairs.lazy()))
         for number, gone in enumerate(self._expire(moment)):
             if not self._lonely[number] or gone is None or not gone.height:
@@ -117,8 +130,7 @@ class BoundedJoin:
             matched = self._matched[number]
             alone = gone.filter(~pl.col(ID).is_in(matched.frame["row"].implode())).lazy()
             matched.keep(~pl.col("row").is_in(gone[ID].implode()))
-            if pairing.how != "semi":
-                out.append(pairing.lonely_left(alone) if number == 0 else pairing.lonely_right(alone))
+            out.append(pairing.lonely_left(alone) if number == 0 else pairing.lonely_right(alone))
         if not out:
             return self.nothing()
         return Changes.of(pl.concat(out).collect(engine=JOINING))
@@ -139,21 +151,62 @@ class BoundedJoin:
 
     def _alive(self, number: int, moment: Moment) -> _Holds | None:
         """Which rows of a side something to come can match; None where it may match any."""
-        driven_by = self._marks[1 - number]
+        driven_by = self._times[1 - number]
         if not self._bounds[number] or driven_by is None:
             return None
-        mark, dtype = driven_by
-        watermark = moment.forgotten(mark)
+        watermark = moment.forgotten(driven_by[1])
         if watermark == FOREVER:
             return lambda rows: pl.Series([False]).new_from_index(0, rows.height)
-        if watermark == BEGINNING or watermark < lowest(dtype):
+        if watermark == BEGINNING or watermark < lowest(self._type(1 - number)):
             return None
-        now = from_ticks(pl.lit(watermark, pl.Int64), dtype).alias(WATERMARK)
-        return lambda rows: rows.with_columns_seq(now).select_seq(self._alive_rows[number]).to_series()
+        return lambda rows: self._alive_at(number, rows, watermark)
+
+    def _alive_at(self, number: int, rows: pl.DataFrame, watermark: int) -> pl.Series:
+        now = from_ticks(pl.lit(watermark, pl.Int64), self._type(1 - number)).alias(WATERMARK)
+        return rows.with_columns_seq(now).select_seq(self._alive_rows[number]).to_series()
+
+    def _type(self, number: int) -> pl.DataType:
+        """The type of a side's event time."""
+        time = self._times[number]
+        assert time is not None
+        return (self._pairing.left, self._pairing.right)[number][time[0]]
+
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the next row without a match expires, of the sides that show such rows."""
+        return [self._next(number, moment) for number in (0, 1) if self._lonely[number]]
+
+    def _next(self, number: int, moment: Moment) -> int | None:
+        """The watermark of the other side at which the first row of this side expires that has had no match."""
+        other, side = self._times[1 - number], (self._left, self._right)[number]
+        if other is None or not isinstance(side, _Passing):
+            return None
+        rows = side.table.frame.filter(~pl.col(ID).is_in(self._matched[number].frame["row"].implode()))
+        own = self._times[number]
+        if not rows.height:
+            return None
+        behind = [bound.behind for bound in self._bounds[number]]
+        if own is not None and None not in behind:
+            dtype = self._type(number)
+            first = int(rows.select(ticks(pl.col(own[0]), dtype).min()).item())
+            return first + min(each for each in behind if each is not None) + step_of(dtype)
+        # What the row says is no distance from its time: look for it. Rows expire one after the other.
+        low = moment.forgotten(other[1])
+        if low in (BEGINNING, FOREVER):
+            return None
+        high = low + _LONG
+        if self._alive_at(number, rows, high).all():
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._alive_at(number, rows, middle).all():
+                low = middle
+            else:
+                high = middle
+        return high
 
 
 class _Side(Protocol):
-    """The rows that are kept of one side, with their numbers in `__id`."""
+    """The rows that are kept of one side, with their numbers in `ID`."""
 
     @property
     def table(self) -> StateTable: ...
@@ -166,6 +219,9 @@ class _Side(Protocol):
 
     def gather(self, ids: pl.Series) -> pl.DataFrame:
         """The rows with these numbers."""
+
+    def drop(self, ids: pl.Series) -> None:
+        """Keep these rows no longer."""
 
 
 def _side(schema: pl.Schema, on: Sequence[str], bounds: Sequence[Bound]) -> _Side:
@@ -187,6 +243,9 @@ class _Passing:
 
     def gather(self, ids: pl.Series) -> pl.DataFrame:
         return self.table.frame.filter(pl.col(ID).is_in(ids.implode()))
+
+    def drop(self, ids: pl.Series) -> None:
+        self.table.keep(~pl.col(ID).is_in(ids.implode()))
 
 
 class _Staying:
@@ -212,3 +271,6 @@ class _Staying:
     def gather(self, ids: pl.Series) -> pl.DataFrame:
         numbers = ids.to_numpy()
         return self.table.gather(numbers, self._names).insert_column(0, pl.Series(ID, numbers))
+
+    def drop(self, ids: pl.Series) -> None:
+        self.table.delete(ids.to_numpy())

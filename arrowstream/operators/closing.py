@@ -13,6 +13,7 @@ from arrowstream.operators.exchange import ROWS_FRAME, gathered
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.plan.eventtime import BEGINNING, FOREVER, ticks
+from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.recompute import Recompute
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
@@ -26,7 +27,7 @@ class ClosingGroups:
 
     def __init__(self, node: Recompute, mark: Mark) -> None:
         assert node.input.time is not None
-        self._whole, self._output = node.whole, node.schema
+        self._whole, self._output = node.whole, flagged(node.schema, node.flagged)
         self._time, self._dtype = node.input.time.column, node.input.schema[node.input.time.column]
         self._mark = mark
         self._rows = RowTable(pl.Schema({name: node.input.schema[name] for name in node.columns}))
@@ -40,7 +41,8 @@ class ClosingGroups:
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         new = gathered(inputs[0], ROWS_FRAME)
-        begin, end = moment.start(self._mark), moment.end(self._mark)
+        # Late rows that are allowed still belong to it: nothing that was given is taken back.
+        begin, end = moment.late_before(self._mark), moment.forgotten(self._mark)
         if end == begin or not (len(self._rows) or new.height):
             self._rows.append(new, whole=True)
             return self.nothing()
@@ -54,6 +56,11 @@ class ClosingGroups:
         if not whole.height:
             return self.nothing()
         return Changes.of(self._whole(whole.lazy()).collect(engine=engine(whole.height)))
+
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the watermark passes the next group."""
+        first = self._rows.frame.select(ticks(pl.col(self._time), self._dtype).min()).item()
+        return [None if first is None else int(first) + 1]
 
     def _parted(self, rows: pl.DataFrame, end: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         """The rows of groups that are whole, and the others."""

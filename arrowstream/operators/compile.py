@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatch
 from typing import Final
 
 import polars as pl
 
-from arrowstream.connectors.changes import Append
+from arrowstream.connectors.changes import Append, ChangeKind
 from arrowstream.operators.aggregate import MergeAggregate, PartialAggregate
 from arrowstream.operators.appendjoin import AppendJoin
+from arrowstream.operators.aside import SetAside
 from arrowstream.operators.asof import AsofJoinOperator
-from arrowstream.operators.boundedjoin import BoundedJoin
+from arrowstream.operators.boundedjoin import BoundedJoin, lonely_sides
 from arrowstream.operators.closing import ClosingGroups
 from arrowstream.operators.distinct import DistinctFirst, DistinctLast, DistinctPartial, DistinctWithin
 from arrowstream.operators.exchange import RowsPartial
-from arrowstream.operators.expiry import Expiring, Forgetful, TouchedPartial
+from arrowstream.operators.expiry import Expiring, Forgetful, Passing, TouchedPartial
 from arrowstream.operators.join import UnboundedJoin
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark
@@ -72,7 +73,7 @@ class _Builder:
 
     def mark(self, time: EventTime) -> Mark:
         """The event time of a node, for an operator."""
-        return Mark(tuple(self.marks[each] for each in time.marks), time.behind, time.lateness)
+        return Mark.of(time, self.marks)
 
     def time(self, node: Node) -> tuple[Mark, pl.DataType]:
         """The event time of a node's rows, and its type."""
@@ -106,10 +107,23 @@ class _Builder:
         keys = pl.Schema({name: schema[name] for name in state_keys(node)})
         return partial(_expiring, make, keys, self.time(node.input)[0], node.ttl)
 
-    def merge(self, make: Callable[[], StatefulOperator], partials: tuple[int, ...], node: Node) -> int:
-        """The stateful step after these partial ones."""
+    def passing(self, node: Distinct, make: Callable[[], Forgetful]) -> Callable[[], StatefulOperator]:
+        """The operator that lets keys go as time passes them."""
+        mark, dtype = self.time(node.input)
+        assert node.input.time is not None
+        return partial(_passing, make, state_keys(node), node.input.time.column, dtype, mark)
+
+    def merge(
+        self, make: Callable[[], StatefulOperator], partials: tuple[int, ...], node: Node, waits: Sequence[Mark] = ()
+    ) -> int:
+        """The stateful step after these partial ones; `waits` are the event times by which it gives results."""
         stage = 1 + max(self.steps[number].stage for number in partials)
-        return self.add(Stateful(make, partials), *partials, stage=stage, shared=_shared(node, self))
+        if node.flagged:
+            make = partial(_setting_aside, make, node.kind, _named(node), node.label)
+        clocked = {number for mark, number in self.marks.items() if mark.then == "advance"}
+        if not clocked.intersection(number for mark in waits for number, _ in mark.courses):
+            waits = ()
+        return self.add(Stateful(make, partials, tuple(waits)), *partials, stage=stage, shared=_shared(node, self))
 
     def add(self, work: Work, *inputs: int, stage: int | None = None, shared: bool = False) -> int:
         """A step, in the latest of its inputs' stages unless said otherwise; its number."""
@@ -121,6 +135,24 @@ class _Builder:
 
 def _expiring(make: Callable[[], Forgetful], keys: pl.Schema, mark: Mark, ttl: int) -> StatefulOperator:
     return Expiring(make(), keys, mark, ttl)
+
+
+def _passing(
+    make: Callable[[], Forgetful], keys: Sequence[str], time: str, dtype: pl.DataType, mark: Mark
+) -> StatefulOperator:
+    return Passing(make(), keys, time, dtype, mark)
+
+
+def _setting_aside(
+    make: Callable[[], StatefulOperator], kind: ChangeKind, named: Sequence[str], label: str
+) -> StatefulOperator:
+    return SetAside(make(), kind, named, label)
+
+
+def _named(node: Node) -> list[str]:
+    """The columns of a result that say which it is: its keys and its time."""
+    time = [node.index] if isinstance(node, WindowAggregate | SessionAggregate | Rolling) else []
+    return [name for name in (*state_keys(node), *time) if name in node.schema]
 
 
 def compile_unit(unit: Unit) -> Program:
@@ -211,11 +243,11 @@ def _(node: WindowAggregate, to: _Builder) -> int:
         rows = Partial(WindowRowsPartial(judge, node.windows, read.names()), node.keys)
         before = to.add(rows, *_inputs(node, to))
         to.ordered = True
-        return to.merge(partial(WindowRows, node, mark, read), (before,), node)
+        return to.merge(partial(WindowRows, node, mark, read), (before,), node, [mark])
     inner = PartialAggregate(node.decomposition, weighted=False)
     before = to.add(Partial(JudgedPartial(judge, inner), node.keys), *_inputs(node, to))
     to.ordered = to.ordered or node.decomposition.ordered
-    return to.merge(partial(WindowMerge, node, mark), (before,), node)
+    return to.merge(partial(WindowMerge, node, mark), (before,), node, [mark])
 
 
 @_compile.register
@@ -225,7 +257,7 @@ def _(node: SessionAggregate, to: _Builder) -> int:
     rows = SessionPartial(node, read.names(), to.judge(node.input, node))
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = to.ordered or node.decomposition is None
-    return to.merge(partial(SessionMerge, node, mark, read), (before,), node)
+    return to.merge(partial(SessionMerge, node, mark, read), (before,), node, [mark])
 
 
 @_compile.register
@@ -235,7 +267,7 @@ def _(node: Rolling, to: _Builder) -> int:
     rows = RowsPartial(read.names(), False, to.judge(node.input, node))
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = True
-    return to.merge(partial(RollingOperator, node, mark, read), (before,), node)
+    return to.merge(partial(RollingOperator, node, mark, read), (before,), node, [mark.settled()])
 
 
 @_compile.register
@@ -248,13 +280,15 @@ def _(node: Numbered, to: _Builder) -> int:
 @_compile.register
 def _(node: Recompute, to: _Builder) -> int:
     weighted = not isinstance(node.input.kind, Append)
-    judge = to.judge(node.input, node) if node.final else None
+    # A group whose time has passed is not there any more: a row that came late would begin it anew.
+    judge = to.judge(node.input, node) if node.timed and not weighted else None
     plain = RowsPartial(node.columns, weighted, judge)
     rows = BestRows(node.whole, plain) if node.final and isinstance(node.whole, Best) else to.touching(node, plain)
     before = to.add(Partial(rows, node.keys), *_inputs(node, to))
     to.ordered = True
     if node.final:
-        return to.merge(partial(ClosingGroups, node, to.time(node.input)[0]), (before,), node)
+        mark, _ = to.time(node.input)
+        return to.merge(partial(ClosingGroups, node, mark), (before,), node, [mark.settled()])
     time = to.time(node.input) if node.timed else None
     return to.merge(to.expiring(node, partial(RecomputeGroups, node, weighted, time)), (before,), node)
 
@@ -271,17 +305,16 @@ def _(node: TopK, to: _Builder) -> int:
 
 @_compile.register
 def _(node: Distinct, to: _Builder) -> int:
-    judge = None if node.within is None else to.judge(node.input, node)
+    judge = to.judge(node.input, node) if node.timed or node.within is not None else None
     before = to.add(Partial(to.touching(node, DistinctPartial(node, judge)), node.subset), *_inputs(node, to))
     to.ordered = True
     if node.within is not None:
         mark, _ = to.time(node.input)
         return to.merge(partial(DistinctWithin, node, mark), (before,), node)
+    make: Callable[[], Forgetful] = partial(DistinctFirst, node)
     if node.keep == "last":
-        return to.merge(
-            to.expiring(node, partial(DistinctLast, node, needs_removed(to.readers, node))), (before,), node
-        )
-    return to.merge(to.expiring(node, partial(DistinctFirst, node)), (before,), node)
+        make = partial(DistinctLast, node, needs_removed(to.readers, node))
+    return to.merge(to.passing(node, make) if node.timed else to.expiring(node, make), (before,), node)
 
 
 @_compile.register
@@ -301,14 +334,17 @@ def _(node: Join, to: _Builder) -> int:
         )
     )
     pairing = Pairing.of(node, left, right, shown_of_join(node, to.needs[node]))
+    waits: list[Mark] = []
     if node.bounded:
-        marks = [None if side.time is None else to.time(side) for side in node.inputs]
-        make: Callable[[], StatefulOperator] = partial(BoundedJoin, pairing, bounds, marks)
+        times = [None if side.time is None else (side.time.column, to.mark(side.time)) for side in node.inputs]
+        make: Callable[[], StatefulOperator] = partial(BoundedJoin, pairing, bounds, times)
+        # Rows of the one side expire by the watermark of the other.
+        waits = [other[1].settled() for number in lonely_sides(node.how) if (other := times[1 - number]) is not None]
     elif node.how == "inner" and not any(weighted):
         make = partial(AppendJoin, pairing)
     else:
         make = partial(UnboundedJoin, pairing, weighted)
-    return to.merge(make, before, node)
+    return to.merge(make, before, node, waits)
 
 
 @_compile.register
@@ -318,8 +354,9 @@ def _(node: AsofJoin, to: _Builder) -> int:
         for side, keys in zip(node.inputs, (node.by_left, node.by_right), strict=True)
     )
     to.ordered = True
-    make = partial(AsofJoinOperator, node, to.time(node.left)[0], to.time(node.right)[0])
-    return to.merge(make, before, node)
+    left, right = to.time(node.left)[0], to.time(node.right)[0]
+    make = partial(AsofJoinOperator, node, left, right)
+    return to.merge(make, before, node, [left.settled().and_(right.settled())])
 
 
 @_compile.register

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, gathered, one_part
 from arrowstream.operators.expiry import forget
@@ -20,13 +22,13 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import RowTable
 from arrowstream.state.table import KeyedTable
 
-_TICKS = "__ticks"
-_PLACE = "__place"
-_KEPT = "__kept"
+_TICKS = inner("distinct_ticks")
+_PLACE = inner("distinct_place")
+_KEPT = inner("kept")
 
 
 class DistinctPartial:
-    """Of a task's rows that are equal, one goes on; all of them where distances in time count."""
+    """Of a task's rows that are in time and equal, one goes on; all of them where distances in time count."""
 
     def __init__(self, node: Distinct, judge: LateJudge | None) -> None:
         self._subset, self._keep, self._judge = list(node.subset), node.keep, judge
@@ -37,10 +39,12 @@ class DistinctPartial:
         return (ROWS_FRAME,)
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
-        if self._within is not None:
-            rows = changes.added.collect(engine=engine(changes.rows))
-            return {ROWS_FRAME: rows if self._judge is None else self._judge.in_time(rows, moment)}
-        return {ROWS_FRAME: _once(changes.added, self._subset, self._keep).collect(engine=engine(changes.rows))}
+        added, way = changes.added, engine(changes.rows)
+        if self._judge is not None:
+            added = self._judge.in_time(added.collect(engine=way), moment).lazy()
+        if self._within is None:
+            added = _once(added, self._subset, self._keep)
+        return {ROWS_FRAME: added.collect(engine=way)}
 
 
 def _once(rows: pl.LazyFrame, subset: Sequence[str], keep: str) -> pl.LazyFrame:
@@ -160,7 +164,8 @@ class DistinctWithin:
             places.append(first[_PLACE])
             kept = first.select(*self._subset, _TICKS)
             self._kept.append(kept)
-            left = self._far(left, kept)
+            others = left.filter(~pl.col(_PLACE).is_in(first[_PLACE].implode()))
+            left = self._far(others, kept)
         if not places:
             return new.clear()
         return new[pl.concat(places).sort()]
@@ -169,6 +174,8 @@ class DistinctWithin:
         """The rows that are far enough from each of the kept ones of their key."""
         if not kept.height:
             return rows
-        pairs = rows.lazy().join(kept.lazy().rename({_TICKS: _KEPT}), on=self._subset, nulls_equal=True)
+        kept = kept.rename({_TICKS: _KEPT})
+        pairs = matching.join(rows.lazy(), kept.lazy(), self._subset, kept.schema, nulls_equal=True)
         near = pairs.filter((pl.col(_TICKS) - pl.col(_KEPT)).abs() < self._within).select(_PLACE)
-        return rows.lazy().join(near, on=_PLACE, how="anti", maintain_order="left").collect(engine=engine(rows.height))
+        far = matching.join_numbers(rows.lazy(), near, _PLACE, how="anti", maintain_order="left")
+        return far.collect(engine=engine(rows.height))

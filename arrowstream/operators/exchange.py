@@ -18,7 +18,7 @@ ROWS_FRAME = "rows"
 
 
 class RowsPartial:
-    """The rows as they are; where rows can be taken back, with the Int64 weight +1 or -1 in `__weight`."""
+    """The rows as they are; where rows can be taken back, with the Int64 weight +1 or -1 in `WEIGHT`."""
 
     def __init__(self, columns: Sequence[str], weighted: bool, judge: LateJudge | None = None) -> None:
         self._columns, self._weighted, self._judge = list(columns), weighted, judge

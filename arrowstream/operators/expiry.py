@@ -9,6 +9,7 @@ import polars as pl
 
 from arrowstream.engine import engine
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import gathered, one_part
 from arrowstream.operators.late import LateJudge
@@ -19,11 +20,15 @@ from arrowstream.state.protocol import StateTable
 from arrowstream.state.table import KeyedTable
 
 TOUCHED: Final = "touched"
-_TICKS: Final = "__ticks"
+_TICKS: Final = inner("touched_ticks")
 
 _SWEEPS: Final = 16
 """Times within a time to live that all keys are looked through, so that what is kept is at most a sixteenth more than
 must be."""
+
+
+# So few keys are looked through in every batch.
+_FEW: Final = 1 << 12
 
 
 class Forgetful(StatefulOperator, Protocol):
@@ -101,6 +106,39 @@ class Expiring:
         if gone.height:
             self._inner.forget(gone)
             forget(self._times, gone)
+
+
+class Passing:
+    """An operator whose keys tell their time: they are let go as the watermark passes it.
+
+    Rows behind the watermark are late, so none would be found among what is gone. Keys are looked through in batches in
+    which the watermark moves, if they are few, or as many again as were left the last time.
+    """
+
+    def __init__(self, inner: Forgetful, keys: Sequence[str], time: str, dtype: pl.DataType, mark: Mark) -> None:
+        self._inner, self._keys, self._mark = inner, list(keys), mark
+        self._ticks = ticks(pl.col(time), dtype)
+        ((_, table),) = inner.tables.items()
+        assert isinstance(table, KeyedTable)
+        self._table, self._left = table, 0
+
+    @property
+    def tables(self) -> Mapping[str, StateTable]:
+        return self._inner.tables
+
+    def nothing(self) -> Changes:
+        return self._inner.nothing()
+
+    def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
+        changes = self._inner.process(inputs, moment)
+        limit = moment.forgotten(self._mark)
+        if limit > moment.late_before(self._mark) and (len(self._table) <= _FEW or len(self._table) > 2 * self._left):
+            passed = pl.lit(True) if limit == FOREVER else self._ticks < limit
+            gone = self._table.scan().select(self._keys).filter(passed)
+            if gone.height:
+                self._inner.forget(gone)
+            self._left = len(self._table)
+        return changes
 
 
 def forget(table: KeyedTable, keys: pl.DataFrame) -> None:

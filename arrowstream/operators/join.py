@@ -9,8 +9,10 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import JOINING
 from arrowstream.frames import rows_at, rows_where
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, consolidated, gathered, signed
 from arrowstream.operators.moment import Moment
@@ -20,9 +22,9 @@ from arrowstream.state.extents import Ints
 from arrowstream.state.multimap import MultiMap
 from arrowstream.state.protocol import StateTable
 
-_SIGN: Final = "__sign"
-_ONE: Final = "__one"
-_TWO: Final = "__two"
+_SIGN: Final = inner("sign")
+_ONE: Final = inner("one")
+_TWO: Final = inner("two")
 
 
 class UnboundedJoin:
@@ -295,15 +297,16 @@ def _among(
     """Pairs within a batch, as places: of what is taken out on both sides, and of what is added on both."""
     one, two = (
         batch.rows.select(
-            *(pl.col(name).alias(f"__key_{number}") for number, name in enumerate(on)),
+            *(pl.col(name).alias(inner(f"key_{number}")) for number, name in enumerate(on)),
             pl.int_range(pl.len(), dtype=pl.Int64).alias(place),
             pl.Series(_SIGN, batch.signs),
         ).lazy()
         for batch, on, place in ((left, left_on, _ONE), (right, right_on, _TWO))
     )
-    keys = [f"__key_{number}" for number in range(len(left_on))]
+    keys = [inner(f"key_{number}") for number in range(len(left_on))]
     if left.out or right.out or not keys:
         keys.append(_SIGN)
-    joined = one.join(two, on=keys, nulls_equal=nulls_equal).select(_ONE, _TWO)
+    types = {key: left.rows.schema[name] for key, name in zip(keys, left_on, strict=False)}
+    joined = matching.join(one, two, keys, types | {_SIGN: pl.Int64()}, nulls_equal=nulls_equal).select(_ONE, _TWO)
     found = joined.collect(engine=JOINING)
     return found[_ONE].to_numpy(), found[_TWO].to_numpy()

@@ -11,12 +11,13 @@ import numpy.typing as npt
 import polars as pl
 
 from arrowstream.engine import engine
+from arrowstream.names import inner
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 _WORD: Final = 63
 _SIGN: Final = np.int64(np.iinfo(np.int64).min)
-_PLACE: Final = "__place"
+_PLACE: Final = inner("ordering_place")
 # Up to so many times the rows there may be numbers of groups, for a table of them all to be worth it.
 _SPARSE: Final = 8
 

@@ -7,10 +7,12 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream import matching
+from arrowstream.names import inner
 from arrowstream.plan.joins import How, Join, pair_names
 
-LEFT: Final = "__left_id"
-RIGHT: Final = "__right_id"
+LEFT: Final = inner("left_id")
+RIGHT: Final = inner("right_id")
 """In pairs, which rows of the sides they are of."""
 
 
@@ -48,16 +50,18 @@ class Pairing:
     def pairs(self, left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
         """All columns of both sides of all pairs that match, the right's renamed where they clash."""
         if self.left_on:
-            joined = left.join(
+            joined = matching.join(
+                left,
                 right,
-                left_on=self.left_on,
+                self.left_on,
+                self.left,
                 right_on=self.right_on,
                 suffix=self.suffix,
                 nulls_equal=self.nulls_equal,
                 coalesce=False,
             )
         else:
-            joined = left.join(right, how="cross", suffix=self.suffix)
+            joined = matching.cross(left, right, self.suffix)
         return joined.filter(self.where) if self.where else joined
 
     @property

@@ -15,7 +15,7 @@ import polars as pl
 from arrowstream.connectors.sink import Sink
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
-from arrowstream.operators.moment import Moment
+from arrowstream.operators.moment import Mark, Moment
 from arrowstream.plan.nodes import Node
 from arrowstream.state.protocol import StateTable
 
@@ -56,6 +56,14 @@ class StatefulOperator(Protocol):
         """No change."""
 
 
+class Waiting(Protocol):
+    """A stateful operator of which results come out as time goes on, also without rows."""
+
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """For each of the step's `waits` the watermark, in ticks, at which the next result comes out; None where
+        nothing waits. Asked when the batch is through, whose end is that of the moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """The rows of a source in this batch."""
@@ -92,10 +100,15 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class Stateful:
-    """The begin of a stage: takes in what the exchange brings from the steps `partials`, one for each input."""
+    """The begin of a stage: takes in what the exchange brings from the steps `partials`, one for each input.
+
+    Where a watermark goes on with the clock, `waits` are the event times by which the operator (a `Waiting`) gives
+    results.
+    """
 
     make: Callable[[], StatefulOperator]
     partials: tuple[int, ...]
+    waits: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +147,8 @@ class Program:
     @property
     def stateful(self) -> bool:
         return any(isinstance(step.work, Stateful) for step in self.steps)
+
+    @property
+    def waits(self) -> Mapping[int, Sequence[Mark]]:
+        """By which event times stateful steps give results in silence."""
+        return {step.number: step.work.waits for step in self.steps if isinstance(step.work, Stateful)}

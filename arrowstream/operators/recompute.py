@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import polars as pl
 
-from arrowstream.engine import engine
+from arrowstream import matching
+from arrowstream.engine import JOINING, engine
 from arrowstream.errors import StateError
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.exchange import ROWS_FRAME, consolidated, difference, gathered, signed
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Parts
 from arrowstream.plan.aggregates import WEIGHT
 from arrowstream.plan.eventtime import BEGINNING, FOREVER, ticks
+from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.recompute import Recompute
 from arrowstream.state.multimap import MultiMap
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
 from arrowstream.state.table import KeyedTable
 
-_OUT: Final = "__out"
+_OUT: Final = inner("recompute_out")
 
 
 class RecomputeGroups:
@@ -30,7 +33,7 @@ class RecomputeGroups:
     def __init__(self, node: Recompute, weighted: bool, time: tuple[Mark, pl.DataType] | None) -> None:
         schema = pl.Schema({name: node.input.schema[name] for name in node.columns})
         self._keys, self._whole, self._weighted = list(node.keys), node.whole, weighted
-        self._output, self._time = node.schema, time
+        self._output, self._time = flagged(node.schema, node.flagged), time
         self._rows: _Rows = (
             _Everlasting(schema, self._keys)
             if time is None or node.input.time is None
@@ -107,7 +110,7 @@ class _Rows(Protocol):
     def table(self) -> StateTable: ...
 
     def of(self, keys: pl.DataFrame) -> pl.DataFrame:
-        """The rows of these groups, in order of arrival, with their numbers in `__id`."""
+        """The rows of these groups, in order of arrival, with their numbers in `ID`."""
 
     def append(self, rows: pl.DataFrame) -> None: ...
 
@@ -157,7 +160,9 @@ class _Passing:
         frame = self.table.frame
         if not frame.height:
             return frame
-        return frame.join(keys, on=self._keys, how="semi", nulls_equal=True, maintain_order="left")
+        options: dict[str, Any] = {"how": "semi", "nulls_equal": True, "maintain_order": "left"}
+        found = matching.join(frame.lazy(), keys.lazy(), self._keys, keys.schema, **options)
+        return found.collect(engine=JOINING)
 
     def append(self, rows: pl.DataFrame) -> None:
         self.table.append(rows)

@@ -13,6 +13,7 @@ from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames, Parts
 from arrowstream.plan.eventtime import FOREVER, from_ticks, ticks
+from arrowstream.plan.groupwise import TOO_LARGE, flagged
 from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate, sessions
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import ID, RowTable
@@ -52,6 +53,8 @@ class SessionMerge:
             kept = pl.Schema({**self._plan.keys, **self._plan.accumulators})
         self._dtype = rows[node.index]
         self._open = RowTable(kept)
+        guard = [] if node.too_large is None else [node.too_large.alias(TOO_LARGE)]
+        self._aggs, self._output = [*node.aggs, *guard], flagged(node.schema, node.flagged)
 
     @property
     def tables(self) -> Mapping[str, StateTable]:
@@ -62,7 +65,7 @@ class SessionMerge:
         return self._node.update or bool(self._mark.lateness)
 
     def nothing(self) -> Changes:
-        empty = self._node.schema.to_frame()
+        empty = self._output.to_frame()
         return Changes.of(empty, empty if self._corrects else None)
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
@@ -82,6 +85,14 @@ class SessionMerge:
         self._forget(high)
         return Changes.of(closed)
 
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the next session is over."""
+        end = moment.end(self._mark)
+        if self._node.update or end == FOREVER:
+            return [None]
+        last = self._open.frame.filter(~self._over(end))[LAST].min()
+        return [None if last is None else int(last) + self._node.gap]  # type: ignore[arg-type]
+
     def _put_together(self) -> None:
         node = self._node
         merged = sessions(self._open.frame.lazy(), node.keys, node.gap)
@@ -100,18 +111,18 @@ class SessionMerge:
             over = over.filter(self._over(watermark))
         rows = over.drop(ID).collect(engine=engine(len(self._open)))
         if not rows.height:
-            return node.schema.to_frame()
+            return self._output.to_frame()
         if self._plan is None:
             groups = rows.lazy().group_by(*node.by, FIRST, LAST, maintain_order=True)
-            found = groups.agg(node.aggs).collect(engine=engine(rows.height))
+            found = groups.agg(self._aggs).collect(engine=engine(rows.height))
         else:
             found = self._plan.final(rows, [*node.keys, FIRST, LAST])
         start, end = from_ticks(pl.col(FIRST), self._dtype), from_ticks(pl.col(LAST) + node.gap, self._dtype)
         named = [start.alias(node.index)]
         if node.boundaries:
             named += [start.alias("_lower_boundary"), end.alias("_upper_boundary")]
-        shown = found.with_columns(named).select(node.schema.names())
-        return shown if shown.schema == node.schema else shown.cast(dict(node.schema))  # type: ignore[arg-type]
+        shown = found.with_columns(named).select(self._output.names())
+        return shown if shown.schema == self._output else shown.cast(dict(self._output))  # type: ignore[arg-type]
 
     def _over(self, watermark: int) -> pl.Expr:
         return pl.lit(True) if watermark == FOREVER else pl.col(LAST) + self._node.gap <= watermark

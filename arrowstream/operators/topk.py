@@ -11,6 +11,7 @@ import polars as pl
 
 from arrowstream.engine import engine
 from arrowstream.frames import rows_at, rows_where
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes, union
 from arrowstream.operators.exchange import ROWS_FRAME, RowsPartial, gathered, one_part
 from arrowstream.operators.expiry import forget
@@ -22,8 +23,8 @@ from arrowstream.state.multimap import MultiMap
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.table import KeyedTable
 
-_RANK: Final = "__rank"
-_GROUP: Final = "__group"
+_RANK: Final = inner("rank")
+_GROUP: Final = inner("rank_group")
 
 
 def _top(best: Best, rows: pl.DataFrame) -> Ranking:

@@ -55,12 +55,14 @@ class WindowMerge(WindowShape):
         return {MAIN: self._state, **self._pairs, **tree}
 
     def _take(self, parts: Parts, moment: Moment) -> None:
-        for name, table in {MAIN: self._state, **self._pairs}.items():
+        new = gathered(parts, MAIN)
+        self._state.append(new, whole=True)
+        for name, table in self._pairs.items():
             table.append(gathered(parts, name), whole=True)
         self._merge()
         if self._tree is not None:
             low, high = moment.start(self._mark), moment.end(self._mark)
-            self._tree.grow(self._state.frame, self._numbers(), self._last(low), self._last(high))
+            self._tree.grow(new, self._state.frame, self._numbers(), self._last(low), self._last(high))
 
     def _merge(self) -> None:
         if len(self._state) <= 2 * max(self._merged, _MERGE_ROWS):
@@ -92,7 +94,7 @@ class WindowMerge(WindowShape):
         return self._typed(self._plan.final(rows, self._at)) if rows.height else self._output.to_frame()
 
     def _rows(self, table: BinTable, spans: Spans, like: pl.DataFrame | None) -> pl.LazyFrame:
-        """The rows of a table that belong to these windows, with the place of the window in `__window`."""
+        """The rows of a table that belong to these windows, with the place of the window in `WINDOW`."""
         if self._tree is not None:
             return self._tree.rows(table.frame, self._numbers(), spans)
         keys = [pl.col(key) for key in self._keys]

@@ -1,4 +1,4 @@
-"""Which rows come to windows: not those whose window had closed."""
+"""Which rows come to windows: not those whose windows had all closed."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine
-from arrowstream.frames import rows_where
+from arrowstream.frames import rows_at, rows_where
+from arrowstream.names import inner
 from arrowstream.operators.aggregate import PartialAggregate
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames
-from arrowstream.plan.eventtime import BEGINNING, ticks, ticks_of
+from arrowstream.plan.eventtime import BEGINNING, FOREVER, ticks, ticks_of
 from arrowstream.plan.windows import BIN, END, START, Windows
 
-_PLACE: Final = "__place"
+_PLACE: Final = inner("late_place")
 
 
 @dataclass(frozen=True, slots=True)
 class WindowJudge:
-    """A row is late, as a whole, where the earliest window that contains it had closed when its batch began."""
+    """A row comes too late for those of its windows that had closed when its batch began; it counts in the others.
+
+    What of it came too late is in the dead letters: from the start of the first to the end of the last window that had
+    closed. A row with no open window is late, and goes no further.
+    """
 
     column: str
     windows: Windows
@@ -30,7 +36,7 @@ class WindowJudge:
     operator: str
 
     def in_time(self, rows: pl.DataFrame, moment: Moment) -> pl.DataFrame:
-        """The rows that came in time; the others are in the dead letters."""
+        """The rows that any open window contains."""
         watermark = moment.late_before(self.mark)
         if watermark == BEGINNING or rows.is_empty():
             return rows
@@ -43,29 +49,38 @@ class WindowJudge:
         closed = self._closed(rows.select(pl.int_range(pl.len()).alias(_PLACE), self.column).filter(old), watermark)
         if not closed.height:
             return rows
-        late = pl.select(pl.int_range(rows.height)).to_series().is_in(closed[_PLACE].implode())
-        moment.late(
-            rows_where(rows, late),
-            self.operator,
-            time=times.filter(late),
-            watermark=watermark,
-            window_start=closed["start"],
-            window_end=closed["end"],
-            temporal=dtype.is_temporal(),
+        for partly in (False, True):
+            some = closed.filter(pl.col("partly") == partly)
+            moment.late(
+                rows_at(rows, some[_PLACE].to_numpy()),
+                self.operator,
+                time=times.gather(some[_PLACE]),
+                watermark=watermark,
+                window_start=some["start"],
+                window_end=some["end"],
+                temporal=dtype.is_temporal(),
+                partly=partly,
+            )
+        late = (
+            pl.select(pl.int_range(rows.height)).to_series().is_in(closed.filter(~pl.col("partly"))[_PLACE].implode())
         )
         return rows_where(rows, ~late)
 
     def _closed(self, rows: pl.DataFrame, watermark: int) -> pl.DataFrame:
-        """Of these rows those with a window that is closed: their places, and begin and end of the earliest."""
+        """Of these rows those with windows that are closed: their places, the start of the first and the end of the
+        last of these, and whether others are open (`partly`)."""
         time = pl.col(self.column)
         rows = rows.with_columns(self.windows.bin_of(time).alias(BIN))
-        found = rows.lazy().join(self.windows.pairs(rows[BIN], BEGINNING, watermark).lazy(), on=BIN)
+        found = matching.join_numbers(rows.lazy(), self.windows.pairs(rows[BIN], BEGINNING, FOREVER).lazy(), BIN)
         if self.windows.bin is None:
             found = found.filter(self.windows.contains(time))
         dtype = rows.schema[self.column]
-        edges = [ticks(pl.col(START), dtype).alias("start"), ticks(pl.col(END), dtype).alias("end")]
-        earliest = found.sort(_PLACE, END).unique(_PLACE, keep="first", maintain_order=True)
-        return earliest.select(_PLACE, *edges).collect()
+        gone = self.windows.closes(pl.col(END)) <= watermark
+        edges = [ticks(pl.col(START), dtype).filter(gone).min(), ticks(pl.col(END), dtype).filter(gone).max()]
+        judged = found.group_by(_PLACE).agg(
+            edges[0].alias("start"), edges[1].alias("end"), (~gone).any().alias("partly")
+        )
+        return judged.filter(pl.col("end").is_not_null()).sort(_PLACE).collect(engine=engine(rows.height))
 
 
 class JudgedPartial:

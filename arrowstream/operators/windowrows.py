@@ -15,6 +15,7 @@ from arrowstream.operators.windowlate import WindowJudge
 from arrowstream.operators.windowshape import WINDOW, WindowShape, among, bin_table
 from arrowstream.plan.aggregates import MAIN
 from arrowstream.plan.grid import Spans
+from arrowstream.plan.groupwise import TOO_LARGE
 from arrowstream.plan.windownodes import WindowAggregate
 from arrowstream.plan.windows import BIN, END, START, Windows
 from arrowstream.state.protocol import StateTable
@@ -42,7 +43,8 @@ class WindowRows(WindowShape):
     def __init__(self, node: WindowAggregate, mark: Mark, schema: pl.Schema) -> None:
         kept = pl.Schema({**schema, BIN: schema[node.index]})
         super().__init__(node, mark, bin_table(kept, node.windows, ordered=True))
-        self._aggs, self._by = node.aggs, node.by
+        guard = [] if node.too_large is None else [node.too_large.alias(TOO_LARGE)]
+        self._aggs, self._by = [*node.aggs, *guard], node.by
 
     @property
     def tables(self) -> Mapping[str, StateTable]:

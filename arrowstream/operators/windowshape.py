@@ -9,7 +9,9 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes, union
 from arrowstream.operators.exchange import difference, gathered
 from arrowstream.operators.moment import Mark, Moment
@@ -17,12 +19,13 @@ from arrowstream.operators.program import Parts
 from arrowstream.plan.aggregates import MAIN
 from arrowstream.plan.eventtime import BEGINNING, FOREVER
 from arrowstream.plan.grid import Spans
+from arrowstream.plan.groupwise import flagged
 from arrowstream.plan.windownodes import WindowAggregate
 from arrowstream.plan.windows import BIN, END, START, Windows, physical
 from arrowstream.state.bins import BinTable
 from arrowstream.state.keyhash import hash_rows
 
-WINDOW: Final = "__window"
+WINDOW: Final = inner("window")
 
 
 class WindowShape(ABC):
@@ -36,7 +39,7 @@ class WindowShape(ABC):
         self._windows, self._mark, self._keys = node.windows, mark, list(node.keys)
         self._index, self._label = node.index, END if node.label_right else START
         self._bounds, self._update = node.boundaries, node.update
-        self._output = node.schema
+        self._output = flagged(node.schema, node.flagged)
         self._state = state
 
     @property
@@ -48,7 +51,7 @@ class WindowShape(ABC):
         parts = inputs[0]
         new = gathered(parts, MAIN)
         given, high = FOREVER if self._update else moment.start(self._mark), moment.end(self._mark)
-        corrected = self._given(new, given) if self._corrects and new.height else None
+        corrected = self._given(new, moment.late_before(self._mark), given) if self._corrects and new.height else None
         before = None if corrected is None else self._results(corrected, new)
         self._take(parts, moment)
         closing = self._windows.closing(self._state.bins, given, high)
@@ -58,6 +61,20 @@ class WindowShape(ABC):
         if before is None or after is None:
             return Changes.of(closed, self._output.to_frame() if self._corrects else None)
         return union([Changes.of(closed), difference(before, after)])
+
+    def waits(self, moment: Moment) -> Sequence[int | None]:
+        """When the next window closes of which there are rows."""
+        if self._update:
+            return [None]
+        end, bins, several = moment.end(self._mark), self._state.bins, 1
+        while several < 2 * len(bins):
+            # The first bin with an open window is in the first window to close.
+            spans = self._windows.closing(bins[:several], end, FOREVER)
+            if len(spans):
+                stop = pl.lit(self._windows.times(spans.stops[spans.stops == spans.stops.min()][:1]))
+                return [int(pl.select(self._windows.closes(stop)).item())]
+            several *= 2
+        return [None]
 
     def nothing(self) -> Changes:
         """No change."""
@@ -72,23 +89,23 @@ class WindowShape(ABC):
     def _results(self, spans: Spans, like: pl.DataFrame | None = None) -> pl.DataFrame:
         """The output rows of these windows; with `like` at least those of its keys."""
 
-    def _given(self, new: pl.DataFrame, low: int) -> Spans | None:
-        """The windows that may have been given out, and of which these bins are a part."""
-        found = self._windows.closing(physical(new[BIN].unique().sort()), BEGINNING, low)
+    def _given(self, new: pl.DataFrame, closed: int, given: int) -> Spans | None:
+        """The windows that may have been given out, have not closed for good, and of which these bins are a part."""
+        found = self._windows.closing(physical(new[BIN].unique().sort()), closed, given)
         return found if len(found) else None
 
     def _chosen(self, frame: pl.DataFrame, spans: Spans) -> pl.LazyFrame:
-        """The rows whose bins belong to these windows, with the place of the window in `__window`; in their order."""
+        """The rows whose bins belong to these windows, with the place of the window in `WINDOW`; in their order."""
         windows = self._windows
         bins, places = spans.pieces(self._state.bins, touching=windows.touching)
         pieces = pl.DataFrame([windows.times(bins).alias(BIN), pl.Series(WINDOW, places)])
-        return frame.lazy().join(pieces.lazy(), on=BIN, maintain_order="left")
+        return matching.join_numbers(frame.lazy(), pieces.lazy(), BIN, maintain_order="left")
 
     def _forget(self, moment: Moment) -> None:
         drop_passed(self._state, self._windows, moment.late_before(self._mark), moment.forgotten(self._mark))
 
     def _named(self, rows: pl.LazyFrame, spans: Spans) -> pl.LazyFrame:
-        """Rows with `__window` turned into the columns of the output that say which window it is."""
+        """Rows with `WINDOW` turned into the columns of the output that say which window it is."""
         windows, edges = self._windows, {START: spans.starts, END: spans.stops}
         named = {self._index: self._label}
         if self._bounds:

@@ -14,20 +14,31 @@ All that crosses processes and lies in state has a type that Arrow knows, so 128
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import polars as pl
 
+from arrowstream.names import inner
 from arrowstream.plan.expressions import Column, Node, build, describe
 
-ROWS = "__rows"
+ROWS = inner("rows")
 """The accumulator that every group has: how many rows it holds."""
 
-OLD = "__old"
+OLD = inner("old")
 """What the names of the state's columns end in while `combine` runs."""
 
 WORD = 2**32
+LIMB = 2**44
+
+INTO: Final[Mapping[type[pl.DataType], tuple[int, int]]] = {
+    pl.Int64: (-(2**63), 2**63 - 1),
+    pl.UInt64: (0, 2**64 - 1),
+    pl.Int128: (-(2**127), 2**127 - 1),
+    pl.Decimal: (1 - 10**38, 10**38 - 1),
+}
+"""The least and the greatest value of the types of sums; of decimals, of their digits as a whole number."""
 
 Expressions = dict[str, pl.Expr]
 Columns = Callable[[str], pl.Expr]
@@ -67,7 +78,7 @@ class Accumulator(ABC):
     @property
     def word(self) -> str:
         """The aggregate that it is kept for, as people call it."""
-        return type(self).__name__.removeprefix("Whole").removeprefix("Float").removeprefix("Decimal").lower()
+        return type(self).__name__.removeprefix("Whole").removeprefix("Float").removeprefix("Wide").lower()
 
     def described(self, role: str) -> str:
         """What a column holds: `sum(price)`, or one part of it, `sum(price).high`."""
@@ -211,15 +222,13 @@ class WholeSum(Accumulator):
         return _carried(_added(old, new, "high"), _added(old, new, "low"))
 
     def total(self, column: Columns, dtype: pl.DataType) -> pl.Expr:
-        """The sum as `dtype`, which is Int64, UInt64 or Int128; nothing is a sum of 0."""
-        return column("high").fill_null(0).cast(dtype, wrap_numerical=True) * pl.lit(WORD, dtype) + column(
-            "low"
-        ).fill_null(0).cast(dtype)
+        """The sum as `dtype`, which is Int64, UInt64 or Int128; nothing is a sum of 0. Modulo its size, where it
+        `overflows`."""
+        high, low = column("high").fill_null(0), column("low").fill_null(0)
+        return high.cast(dtype, wrap_numerical=True) * pl.lit(WORD, dtype) + low.cast(dtype)
 
     def overflows(self, column: Columns) -> pl.Expr | None:
         high = column("high")
-        if self.operand.dtype == pl.Int128:
-            return None
         if self.operand.dtype == pl.UInt64:
             return (high < 0) | (high >= WORD)
         return (high < -WORD // 2) | (high >= WORD // 2)
@@ -260,29 +269,71 @@ class FloatSum(Accumulator):
 
 
 @dataclass(frozen=True, slots=True)
-class DecimalSum(Accumulator):
-    """The exact sum of decimals, with 38 digits; Polars raises where they do not suffice."""
+class WideSum(Accumulator):
+    """The exact sum of decimals (of their digits) or of numbers of 128 bits: `top * 2**88 + middle * 2**44 + low`.
+
+    All three are Int64, and the lower two from 0 to 2**44 - 1. So the sum may leave the 38 digits or the 128 bits in
+    which it is given out, by a factor of 2**23, and come back.
+    """
 
     operand: Operand
 
     @property
     def columns(self) -> dict[str, pl.DataType]:
-        assert isinstance(self.operand.dtype, pl.Decimal)
-        return {"sum": pl.Decimal(38, self.operand.dtype.scale)}
+        return {"top": pl.Int64(), "middle": pl.Int64(), "low": pl.Int64()}
 
     def gather(self, weight: str | None) -> Expressions:
-        value = self.operand.value.cast(self.columns["sum"])
+        value = self.operand.value.to_physical().cast(pl.Int128)
         if weight is not None:
             value = value * pl.col(weight)
             if self.operand.where is not None:
                 value = pl.when(build(self.operand.where)).then(value)
-        return {"sum": value.sum()}
+        # So many digits that a batch's sum fits into 128 bits are added at once.
+        if isinstance(self.operand.dtype, pl.Decimal) and self.operand.dtype.precision <= 28:
+            return {"top": value.sum()}
+        return {role: part.sum() for role, part in _limbs(value).items()}
+
+    def settle(self, column: Columns) -> Expressions:
+        if isinstance(self.operand.dtype, pl.Decimal) and self.operand.dtype.precision <= 28:
+            parts = _limbs(column("top"))
+        else:
+            parts = _settled(column("top"), column("middle"), column("low"))
+        return {role: part.cast(pl.Int64) for role, part in parts.items()}
 
     def merge(self, column: Columns) -> Expressions:
-        return {"sum": column("sum").sum()}
+        return {role: column(role).sum() for role in self.columns}
+
+    def carry(self, column: Columns) -> Expressions:
+        return _settled(column("top"), column("middle"), column("low"))
 
     def combine(self, old: Columns, new: Columns) -> Expressions:
-        return {"sum": _added(old, new, "sum")}
+        return _settled(_added(old, new, "top"), _added(old, new, "middle"), _added(old, new, "low"))
+
+    def total(self, column: Columns) -> pl.Expr:
+        """The sum, a Decimal of 38 digits or Int128; nothing is a sum of 0. Where it `overflows`, it is something."""
+        top, middle, low = (column(role).fill_null(0).cast(pl.Int128) for role in self.columns)
+        word = pl.lit(LIMB, pl.Int128)
+        total = (top * word + middle) * word + low
+        if not isinstance(self.operand.dtype, pl.Decimal):
+            return total
+        least, most = (pl.lit(bound, pl.Int128) for bound in INTO[pl.Decimal])
+        return total.clip(least, most).reinterpret(dtype=pl.Decimal(38, self.operand.dtype.scale))
+
+    def as_float(self, column: Columns) -> pl.Expr:
+        """The sum as Float64."""
+        top, middle, low = (column(role).cast(pl.Float64) for role in self.columns)
+        scale = self.operand.dtype.scale if isinstance(self.operand.dtype, pl.Decimal) else 0
+        return ((top * float(LIMB) + middle) * float(LIMB) + low) / 10.0**scale
+
+    def overflows(self, column: Columns) -> pl.Expr | None:
+        least, most = INTO[pl.Decimal if isinstance(self.operand.dtype, pl.Decimal) else pl.Int128]
+        top, middle, low = (column(role) for role in self.columns)
+
+        def beyond(bound: int, past: Callable[[pl.Expr, int], pl.Expr]) -> pl.Expr:
+            at = (bound // LIMB**2, bound // LIMB % LIMB, bound % LIMB)
+            return past(top, at[0]) | ((top == at[0]) & (past(middle, at[1]) | ((middle == at[1]) & past(low, at[2]))))
+
+        return beyond(most, lambda value, bound: value > bound) | beyond(least, lambda value, bound: value < bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,6 +516,18 @@ class Product(Accumulator):
 
 def _added(old: Columns, new: Columns, role: str) -> pl.Expr:
     return old(role).fill_null(0) + new(role).fill_null(0)
+
+
+def _limbs(value: pl.Expr) -> Expressions:
+    """Whole numbers of 128 bits in parts of 44: the lower two are not negative."""
+    mask, word = pl.lit(LIMB - 1, pl.Int128), pl.lit(LIMB, pl.Int128)
+    return {"top": value // (word * word), "middle": value // word & mask, "low": value & mask}
+
+
+def _settled(top: pl.Expr, middle: pl.Expr, low: pl.Expr) -> Expressions:
+    """The same sum with the lower two parts between 0 and 2**44 - 1."""
+    middle = middle + low // LIMB
+    return {"top": top + middle // LIMB, "middle": middle & (LIMB - 1), "low": low & (LIMB - 1)}
 
 
 def _carried(high: pl.Expr, low: pl.Expr) -> Expressions:

@@ -18,23 +18,26 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.engine import engine, few
-from arrowstream.errors import BatchError, PlanError
+from arrowstream.errors import PlanError
 from arrowstream.frames import rows_at
+from arrowstream.names import inner
 from arrowstream.plan.accumulators import OLD, ROWS, Accumulator, Collected, Columns, Distinct, Edge, Operand
 from arrowstream.plan.custom import Custom
 from arrowstream.plan.expressions import PANIC, Node, build, parse, plan_error, resolve, unaliased
+from arrowstream.plan.groupwise import TOO_LARGE, flagged
 from arrowstream.plan.rowlocal import check_row_local
 from arrowstream.plan.running import NotDecomposable, Taker, column_name, columns_of
 
 MAIN = "main"
-VALUE = "__value"
-WEIGHT = "__weight"
-GROUP = "__group"
-_PLACE = "__place"
+VALUE = inner("value")
+WEIGHT = inner("weight")
+GROUP = inner("group")
+_PLACE = inner("group_place")
 # So many conditions fit into the mask that is kept of a value.
 _CONDITIONS = 64
-_PRESENT = "__present"
+_PRESENT = inner("present")
 
 __all__ = [
     "GROUP",
@@ -54,7 +57,7 @@ __all__ = [
 class Pairs:
     """Distinct values to be counted by whoever keeps state, since no running value can tell what was seen.
 
-    `keys` are the group's keys and `__value`. Counts of the same values under several conditions share their pairs:
+    `keys` are the group's keys and `VALUE`. Counts of the same values under several conditions share their pairs:
     each has a column, named as its accumulator, one of `columns`. It says whether the value was seen (Boolean), or,
     where rows have weights, how often (Int64). For each batch, bring the pairs of `partial` together by key, as
     `merge` does, and bring these to those that are kept: where a Boolean becomes true, or a number comes above 0, the
@@ -113,13 +116,13 @@ class Decomposition:
     """Aggregates by key, taken apart. It pickles, and holds no data.
 
     `keys` are the group's columns, empty for one group of everything; `accumulators` what is kept for a group,
-    under names of their own, with the Int64 `__rows` always among them; `output` the keys and results, exactly as
+    under names of their own, with the Int64 `ROWS` always among them; `output` the keys and results, exactly as
     `final` gives them. `pairs` are the tables of distinct values that go with it.
 
     `ordered` says that a value depends on the order of arrival (first, last, implode).
 
     With `weighted` a row carries an Int64 weight, +1 for one that comes and -1 for one that is taken back;
-    `__rows` is then the sum of weights, and a group at 0 has vanished.
+    `ROWS` is then the sum of weights, and a group at 0 has vanished.
     """
 
     keys: pl.Schema
@@ -140,6 +143,11 @@ class Decomposition:
     _guards: Mapping[str, pl.Expr]
     readable: Mapping[str, str] = field(default_factory=dict)
     """What each of the accumulators holds, in words."""
+
+    @property
+    def flagged(self) -> bool:
+        """Whether there is anything that may not fit the type in which it is given out."""
+        return bool(self._guards)
 
     @property
     def by(self) -> Sequence[pl.Expr]:
@@ -173,7 +181,7 @@ class Decomposition:
         """What `partial` gives of these rows, as `main`, and their pairs by name, each with the key columns.
         `size` is about how many rows they are, if that is known.
 
-        All have `__group` besides, which numbers the groups: within this call it tells them as the keys do. Keys, often
+        All have `GROUP` besides, which numbers the groups: within this call it tells them as the keys do. Keys, often
         texts, are so looked at once; pairs are found by numbers.
         """
         exprs = self.reads
@@ -224,29 +232,33 @@ class Decomposition:
         both = pl.concat([old.with_row_index(_PLACE), new.with_row_index(_PLACE)]).filter(pl.col(ROWS).is_not_null())
         merged = both.group_by(_PLACE, maintain_order=True).agg(self._stacked)
         places = pl.DataFrame({_PLACE: pl.int_range(new.height, dtype=pl.UInt32, eager=True)})
-        return places.join(merged, on=_PLACE, how="left", maintain_order="left").drop(_PLACE)
+        return (
+            matching.join_numbers(places.lazy(), merged.lazy(), _PLACE, how="left", maintain_order="left")
+            .drop(_PLACE)
+            .collect(engine=engine(new.height))
+        )
 
     def final(self, frame: pl.DataFrame, by: Sequence[str] | None = None) -> pl.DataFrame:
         """The output rows of keys and accumulators, in their order; a row of nulls is a group of no rows.
 
-        `by` are the columns that stand for the keys, where `merge` was given other ones.
-
-        Raises BatchError, naming the expression, where a sum or product passes the type it is given out as.
+        `by` are the columns that stand for the keys, where `merge` was given other ones. Where `flagged`, the column
+        `TOO_LARGE` says of a sum or product that it passes the type it is given out as, and the row is not to be shown.
         """
         if not frame.height and by is None:
-            return self.output.to_frame()
+            return flagged(self.output, self.flagged).to_frame()
         # Polars 2.1 panics in `format` over some frames whose chunks are empty.
         frame = frame.rechunk()
-        if self._guards:
-            found = frame.select(guard.any().alias(text) for text, guard in self._guards.items())
-            for text, over in found.row(0, named=True).items():
-                if over:
-                    raise BatchError(f"{text} passes 64 bits; cast its column to Float64 or Decimal first")
         keys = [pl.col(name) for name in (self.keys if by is None else by)]
+        shown = [*keys, *self._outputs]
+        values = [*keys, pl.col(ROWS), *self._values]
+        if self.flagged:
+            values.append(
+                pl.coalesce(pl.when(over).then(pl.lit(why)) for why, over in self._guards.items()).alias(TOO_LARGE)
+            )
+            shown.append(pl.col(TOO_LARGE))
         if few(frame.height):
-            return frame.select_seq(*keys, ROWS, *self._values).select_seq(*keys, *self._outputs)
-        values = frame.lazy().select(*keys, ROWS, *self._values)
-        return values.select(*keys, *self._outputs).collect()
+            return frame.select_seq(values).select_seq(shown)
+        return frame.lazy().select(values).select(shown).collect()
 
     def final_of_nothing(self) -> pl.DataFrame:
         """The one row that aggregates without keys give of no rows; no row where there are keys."""
@@ -353,8 +365,6 @@ def _assembled(
     readable = {ROWS: "rows"}
     for accumulator, number in taker.accumulators.items():
         readable.update({column_name(number, role): accumulator.described(role) for role in accumulator.columns})
-    if clash := set(kept) & set(keys):
-        raise PlanError(f"group_by: the name {min(clash)!r} is used inside; rename the key by .alias(...)")
 
     def every(step: Callable[[Accumulator, Columns], Mapping[str, pl.Expr]], first: pl.Expr) -> tuple[pl.Expr, ...]:
         return (
@@ -395,7 +405,7 @@ def _assembled(
     )
     try:
         # A group of nothing, so that functions are really called.
-        output = plan.final(pl.Schema({**keys, **kept}).to_frame().clear(1)).schema
+        output = plan.final(pl.Schema({**keys, **kept}).to_frame().clear(1)).drop(TOO_LARGE, strict=False).schema
     except PANIC as error:
         raise plan_error(error, keys, "the results of agg") from error
     return replace(plan, output=output)

@@ -18,6 +18,7 @@ import polars as pl
 from arrowstream.errors import NotRowLocalError, PlanError
 from arrowstream.plan.accumulators import ROWS, Accumulator, Columns, Expressions, Operand
 from arrowstream.plan.expressions import PANIC, Call, Literal, Node, as_expressions, build, parse, plan_error
+from arrowstream.plan.groupwise import counted
 from arrowstream.plan.rowlocal import height
 
 _MAGIC: Final = b"arrowstream.aggregate:"
@@ -104,8 +105,13 @@ class _OneShot:
     def __call__(self, inputs: Sequence[pl.Series]) -> pl.Series:
         aggregator = _load(self.payload)
         values = pl.DataFrame([series.alias(str(number)) for number, series in enumerate(inputs[1:])])
-        parts = values.select(**aggregator.partial(*map(pl.col, values.columns)))
+        parts = values.select(**_partial(aggregator, *map(pl.col, values.columns)))
         return parts.select(aggregator.final({name: pl.col(name) for name in parts.columns})).to_series()
+
+
+def _partial(aggregator: Aggregator, *values: pl.Expr) -> dict[str, pl.Expr]:
+    """The parts of some rows; counts in them do not wrap."""
+    return {role: counted(expr) for role, expr in aggregator.partial(*values).items()}
 
 
 @cache
@@ -146,7 +152,7 @@ class Custom(Accumulator):
 
     def gather(self, weight: str | None) -> Expressions:
         values = [operand.value for operand in (self.operand, *self.others)]
-        return self._cast(_load(self.payload).partial(*values))
+        return self._cast(_partial(_load(self.payload), *values))
 
     def merge(self, column: Columns) -> Expressions:
         return self._cast(_load(self.payload).merge({role: column(role) for role in self.columns}))
@@ -173,7 +179,7 @@ def custom(payload: bytes, operands: Sequence[Operand]) -> tuple[Custom, Mapping
     aggregator = _load(payload)
     name = type(aggregator).__name__
     values = pl.Schema({str(number): operand.dtype for number, operand in enumerate(operands)})
-    rows, partial = values.to_frame().lazy(), dict(aggregator.partial(*map(pl.col, values)))
+    rows, partial = values.to_frame().lazy(), _partial(aggregator, *map(pl.col, values))
     try:
         made = rows.select(**partial)
         types, grouped = made.collect_schema(), rows.group_by(pl.lit(0)).agg(**partial).collect_schema()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import polars as pl
 
@@ -38,32 +38,70 @@ _UNITS: Final = {
 _DURATION: Final = re.compile(r"(\d+)(us|ms|s|mo|m|h|d|w|q|y|i|ns)")
 
 
+class Holding(Protocol):
+    """What an operator makes of the watermark of its input: the least time of the rows that it has still to give.
+
+    It rises with the watermark. Descriptions are frozen and can be compared.
+    """
+
+    def __call__(self, watermark: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Rows come out up to `ticks` later than their time says."""
+
+    ticks: int
+
+    def __call__(self, watermark: int) -> int:
+        return watermark - self.ticks
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The watermark of `mark` on its way through the plan: what the operators `through` have made of it, in order."""
+
+    mark: Watermark
+    through: tuple[Holding, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class EventTime:
-    """The time of a node's rows: `column`, bounded by the least of the watermarks of `marks`.
+    """The time of a node's rows: `column`, bounded by the least of the watermarks on these `courses`.
 
-    After a batch that ends with the watermark W, every later row has a time of at least W - `behind`; a row that
-    breaks this is late, once it is `lateness` ticks behind that too.
+    After a batch, every later row has a time that is not below it; a row that breaks this is late, once it is
+    `lateness` ticks behind that too.
     """
 
     column: str
-    marks: tuple[Watermark, ...]
-    behind: int = 0
+    courses: tuple[Course, ...]
     lateness: int = 0
+
+    @property
+    def marks(self) -> tuple[Watermark, ...]:
+        """The watermarks that bound it, each once."""
+        return tuple(dict.fromkeys(course.mark for course in self.courses))
 
     def renamed(self, column: str) -> EventTime:
         """The same time under another name."""
         return replace(self, column=column)
 
-    def held_back(self, ticks: int) -> EventTime:
-        """Of rows that an operator gives out up to `ticks` later than their time says."""
-        return replace(self, behind=self.behind + ticks)
+    def held_back(self, by: Holding) -> EventTime:
+        """Of rows that an operator holds back."""
+        return replace(self, courses=tuple(replace(each, through=(*each.through, by)) for each in self.courses))
+
+    def settled(self) -> EventTime:
+        """Of rows that are given once no late row is accepted any more that could change them."""
+        if not self.lateness:
+            return self
+        wait = Later(self.lateness)
+        return EventTime(self.column, tuple(replace(each, through=(wait, *each.through)) for each in self.courses))
 
 
 def least(times: Sequence[EventTime], column: str) -> EventTime:
     """The time `column` of rows that come from all of these: the slowest rules."""
-    marks = tuple(dict.fromkeys(mark for time in times for mark in time.marks))
-    return EventTime(column, marks, max(time.behind for time in times), max(time.lateness for time in times))
+    courses = tuple(dict.fromkeys(course for time in times for course in time.courses))
+    return EventTime(column, courses, max(time.lateness for time in times))
 
 
 def is_time(dtype: pl.DataType) -> bool:
@@ -104,6 +142,16 @@ def ticks_of(physical: int, dtype: pl.DataType) -> int:
         case pl.Date():
             return physical * DAY
     return physical
+
+
+def step_of(dtype: pl.DataType) -> int:
+    """The least step that the ticks of times of this type can have."""
+    match dtype:
+        case pl.Datetime(time_unit="ms"):
+            return 1000
+        case pl.Date():
+            return DAY
+    return 1
 
 
 def lowest(dtype: pl.DataType) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Final
 
 import polars as pl
 
-from arrowstream.plan.eventtime import show_ticks
+from arrowstream.names import readable
+from arrowstream.plan.eventtime import Course, Later, show_ticks
 from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.nodes import Aggregate, MapBatches, Node, Output, Rows, SourceNode, Sql, Union
+from arrowstream.plan.openwindows import OpenWindows
 from arrowstream.plan.ranks import Distinct, TopK
 from arrowstream.plan.recompute import Recompute
 from arrowstream.plan.sessions import SessionAggregate
@@ -19,8 +20,6 @@ from arrowstream.plan.statenames import state_keys, state_names
 from arrowstream.plan.tables import TableJoin
 from arrowstream.plan.unit import topological
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
-
-_SECOND: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def _facts(node: Node, name: str | None) -> Facts:
         state = f"{state.removesuffix(', unbounded')}, let go after {show_ticks(node.ttl, dtype)} without rows"
     if state and name is not None:
         state = f"{name}: {state}"
-    return Facts(node.label, _engine(node), str(node.kind), _time(node), state, state.endswith("unbounded"))
+    return Facts(readable(node.label), _engine(node), str(node.kind), _time(node), state, state.endswith("unbounded"))
 
 
 def _time(node: Node) -> str:
@@ -88,13 +87,18 @@ def _time(node: Node) -> str:
     if node.time.marks:
         behind = max(mark.delay for mark in node.time.marks)
         text += f", watermark {show_ticks(behind, dtype)} behind"
-    if (held := node.time.behind) > 0:
-        if dtype.is_temporal() and held > _SECOND:
-            held = -(-held // _SECOND) * _SECOND  # a window of 10s holds back 9.999999 s, which nobody wants to read
+    if (held := max(map(_held, node.time.courses), default=0)) > 0:
         text += f", held back {show_ticks(held, dtype)}"
+    if any(isinstance(each, OpenWindows) for course in node.time.courses for each in course.through):
+        text += ", as windows close"
     if node.time.lateness:
         text += f", late rows for {show_ticks(node.time.lateness, dtype)}"
     return text
+
+
+def _held(course: Course) -> int:
+    """By how many ticks rows are held back, whatever the windows."""
+    return sum(each.ticks for each in course.through if isinstance(each, Later))
 
 
 def unbounded(node: Node) -> str | None:
@@ -115,7 +119,7 @@ def _kept(node: Node) -> str | None:
             return "the rows of each group"
         case Recompute() if not node.timed:
             return "all rows"
-        case Distinct() if node.within is None:
+        case Distinct() if node.within is None and not node.timed:
             return "every key" if node.keep != "last" else "the last row of every key"
     return None
 

@@ -84,7 +84,7 @@ class Grid:
         return Spans(np.repeat(blocks, np.maximum(end - begin + 1, 0)), ranges(begin, end, 1))
 
     def complete(self, end: int) -> int:
-        """All bins below this number get no more rows, once windows that end here are closed."""
+        """All bins below this number get no more rows but late ones, once windows that end here are closed."""
         if self.grows:
             return end
         return self.phase + (end - self.length - self.phase) // self.stride * self.stride + self.length

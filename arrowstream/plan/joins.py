@@ -15,8 +15,10 @@ from typing import Any, Final, Literal
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.errors import PlanError
-from arrowstream.plan.eventtime import EventTime, duration_ticks, least
+from arrowstream.names import inner
+from arrowstream.plan.eventtime import EventTime, Later, duration_ticks, least
 from arrowstream.plan.expressions import Call, Column, build, columns, parse, unaliased
 from arrowstream.plan.expressions import Literal as Constant
 from arrowstream.plan.expressions import Node as Tree
@@ -26,7 +28,7 @@ How = Literal["inner", "left", "right", "full", "semi", "anti"]
 
 HOWS: Final = ("inner", "left", "right", "full", "semi", "anti")
 
-WATERMARK: Final = "__watermark"
+WATERMARK: Final = inner("watermark")
 """In a condition of expiry, the watermark of the other side, as a column of its time's type."""
 
 _FLIPPED: Final = {"Lt": "Gt", "LtEq": "GtEq", "Gt": "Lt", "GtEq": "LtEq"}
@@ -117,7 +119,8 @@ class AsofJoin(Node):
         tolerance: Any = self.tolerance
         if tolerance is not None and self.left.schema[self.left_on].is_temporal():
             tolerance = timedelta(microseconds=tolerance)
-        return left.join_asof(
+        return matching.asof(
+            left,
             right,
             left_on=self.left_on,
             right_on=self.right_on,
@@ -209,9 +212,12 @@ def bounds_of(
 
 
 def final(how: str, left_bounds: Sequence[Bound], right_bounds: Sequence[Bound]) -> bool:
-    """Whether, with these bounds, whatever comes out is final: rows that are shown for having no match must expire."""
+    """Whether, with these bounds, whatever comes out is final: rows that are shown for having no match must expire.
+
+    A side without bounds keeps its rows for ever, and each may find a match at any time.
+    """
     match how:
-        case "inner":
+        case "inner" | "semi":
             return bool(left_bounds or right_bounds)
         case "right":
             return bool(right_bounds)
@@ -224,16 +230,16 @@ def time_of(join: Join, left_name: str | None, right_name: str | None) -> EventT
     """The event time of the pairs, in the column under which the left's or the right's time comes out.
 
     A later pair has a later row on one side and a kept one on the other; of the kept one's time is known only what
-    its bound says.
+    its bound says of it and of the other side's watermark.
     """
-    if join.left.time is None or join.right.time is None or join.how in ("right", "full"):
+    left, right = join.left.time, join.right.time
+    if left is None or right is None or join.how in ("right", "full"):
         return None
-    both = [join.left.time, join.right.time]
-    sides = ((left_name, join.left_bounds), (right_name, join.right_bounds))
-    for name, bounds in sides if join.how == "inner" else sides[:1]:
+    sides = ((left_name, left, right, join.left_bounds), (right_name, right, left, join.right_bounds))
+    for name, own, other, bounds in sides if join.how == "inner" else sides[:1]:
         kept = [bound.behind for bound in bounds if bound.behind is not None]
         if name is not None and kept:
-            return least(both, name).held_back(max(min(kept), 0))
+            return least([own, other.held_back(Later(min(kept))) if min(kept) else other], name)
     return None
 
 

@@ -17,7 +17,7 @@ from arrowstream.connectors.changes import ChangeKind
 from arrowstream.connectors.sink import Sink
 from arrowstream.connectors.source import Source
 from arrowstream.plan.aggregates import Decomposition
-from arrowstream.plan.eventtime import EventTime, show_ticks
+from arrowstream.plan.eventtime import Course, EventTime, show_ticks
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,6 +37,11 @@ class Node(ABC):
     @abstractmethod
     def label(self) -> str:
         """One line for `explain()`."""
+
+    @property
+    def flagged(self) -> bool:
+        """Whether its operator marks rows that are to be set aside (`plan.groupwise.TOO_LARGE`)."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,8 @@ class Watermark(Node):
     """Names the event time and how far rows may be out of order; durations in ticks (see `plan.eventtime`).
 
     The watermark of a split is the highest time seen, less `delay`; the least of all splits rules, without those
-    that have ended or have been idle for more than `idle` seconds. Rows without a time, and those more than
+    that have ended or have been idle for more than `idle` seconds. Where all have been, it holds, or goes on with the
+    clock (`then`). Rows without a time, and those more than
     `max_ahead` ticks ahead of the clock, go to the dead letters.
     """
 
@@ -92,9 +98,10 @@ class Watermark(Node):
     max_ahead: int | None
     lateness: int
     idle: float | None
+    then: str = "hold"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "time", EventTime(self.column, (self,), 0, self.lateness))
+        object.__setattr__(self, "time", EventTime(self.column, (Course(self),), self.lateness))
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -102,7 +109,11 @@ class Watermark(Node):
 
     @property
     def label(self) -> str:
-        return f"Watermark {self.column}, {show_ticks(self.delay, self.schema[self.column])} behind"
+        dtype = self.schema[self.column]
+        text = f"Watermark {self.column}, {show_ticks(self.delay, dtype)} behind"
+        if self.then == "advance" and self.idle is not None:
+            text += f", with the clock after {show_ticks(round(self.idle * 1_000_000), dtype)} of silence"
+        return text
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -190,6 +201,10 @@ class Aggregate(Node):
     def label(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"Aggregate {self.description}{by}"
+
+    @property
+    def flagged(self) -> bool:
+        return self.decomposition.flagged
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

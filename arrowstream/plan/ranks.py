@@ -7,9 +7,10 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.names import inner
 from arrowstream.plan.nodes import Node
 
-ORDER: Final = "__arrival"
+ORDER: Final = inner("arrival")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,7 +78,7 @@ class Distinct(Node):
     """One row of those that are equal in `subset`: the first, or the last to come.
 
     With `within` (ticks), a row that is less than that away in event time from one that was let through is dropped,
-    and what was let through is forgotten as the watermark passes.
+    and what was let through is forgotten as the watermark passes. So it is where the event time is in `subset`.
     """
 
     input: Node
@@ -93,3 +94,8 @@ class Distinct(Node):
     @property
     def label(self) -> str:
         return f"Unique {', '.join(self.subset)}, {self.keep} kept"
+
+    @property
+    def timed(self) -> bool:
+        """Whether equal rows have the same event time, so that the watermark says when no more of them come."""
+        return self.within is None and self.input.time is not None and self.input.time.column in self.subset

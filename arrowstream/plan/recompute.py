@@ -9,8 +9,10 @@ from typing import Final, TypeAlias
 import polars as pl
 
 from arrowstream.errors import PlanError
+from arrowstream.names import inner
 from arrowstream.plan.expressions import Call, Column, build, columns, expand, parse, walk
 from arrowstream.plan.expressions import Node as Tree
+from arrowstream.plan.groupwise import TOO_LARGE
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.rowlocal import check_row_local
 
@@ -43,6 +45,10 @@ class Recompute(Node):
         return f"Recompute {self.description}{by}"
 
     @property
+    def flagged(self) -> bool:
+        return isinstance(self.whole, GroupAggs | Replayed) and self.whole.too_large is not None
+
+    @property
     def timed(self) -> bool:
         """Whether the key tells the time of a group, so that the watermark says when nothing more comes for it."""
         return self.input.time is not None and self.input.time.column in self.keys
@@ -50,15 +56,15 @@ class Recompute(Node):
 
 @dataclass(frozen=True, slots=True)
 class GroupAggs:
-    """`group_by(by).agg(aggs)`, in the types of `output`."""
+    """`group_by(by).agg(aggs)`; with `too_large`, also the column of this name that says which cannot be shown."""
 
     by: tuple[pl.Expr, ...]
     aggs: tuple[pl.Expr, ...]
-    output: pl.Schema
+    too_large: pl.Expr | None
 
     def __call__(self, rows: pl.LazyFrame) -> pl.LazyFrame:
-        found = rows.group_by(self.by, maintain_order=True).agg(self.aggs) if self.by else rows.select(self.aggs)
-        return found.cast(dict(self.output))  # type: ignore[arg-type]
+        aggs = self.aggs if self.too_large is None else [*self.aggs, self.too_large.alias(TOO_LARGE)]
+        return rows.group_by(self.by, maintain_order=True).agg(aggs) if self.by else rows.select(aggs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +73,11 @@ class Replayed:
 
     method: str
     exprs: tuple[pl.Expr, ...]
+    too_large: pl.Expr | None
 
     def __call__(self, rows: pl.LazyFrame) -> pl.LazyFrame:
-        result: pl.LazyFrame = getattr(rows, self.method)(*self.exprs)
+        exprs = self.exprs if self.too_large is None else [*self.exprs, self.too_large.alias(TOO_LARGE)]
+        result: pl.LazyFrame = getattr(rows, self.method)(*exprs)
         return result
 
 
@@ -107,6 +115,7 @@ class MapGroups:
 
 
 _OVER: Final = "Over"
+_OVER_VALUE: Final = inner("over")
 
 
 def is_over(tree: Tree) -> bool:
@@ -127,8 +136,8 @@ def over_keys(method: str, exprs: Sequence[pl.Expr], schema: pl.Schema) -> tuple
     found: dict[tuple[str, ...], None] = {}
     for name, expr in expand(schema, *exprs):
         plain = _without_over(parse(expr), found)
-        extended = pl.Schema({**schema, "__over": schema.get(name, pl.Float64())})
-        if "__over" not in columns(plain):
+        extended = pl.Schema({**schema, _OVER_VALUE: schema.get(name, pl.Float64())})
+        if _OVER_VALUE not in columns(plain):
             check_row_local(method, build(plain), extended)
     if len(found) > 1:
         several = " and ".join(f"over({', '.join(keys)})" for keys in found)
@@ -147,6 +156,6 @@ def _without_over(tree: Tree, found: dict[tuple[str, ...], None]) -> Tree:
             if not keys or not all(isinstance(key, Column) for key in keys):
                 raise PlanError("over(...) on a stream partitions by columns; make one first: with_columns(key=...)")
             found[tuple(key.name for key in keys if isinstance(key, Column))] = None
-            return Column("__over")
+            return Column(_OVER_VALUE)
         return Call(tree.op, tree.options, tuple(_without_over(each, found) for each in tree.inputs), tree.inner)
     return tree

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from arrowstream.errors import NotRowLocalError, PlanError
+from arrowstream.names import inner
 from arrowstream.plan.accumulators import (
     ROWS,
     Accumulator,
     Collected,
     Columns,
     Count,
-    DecimalSum,
     Distinct,
     Edge,
     Extreme,
@@ -27,10 +27,12 @@ from arrowstream.plan.accumulators import (
     Operand,
     Product,
     WholeSum,
+    WideSum,
 )
 from arrowstream.plan.custom import custom, custom_payload
 from arrowstream.plan.elementwise import ELEMENTWISE
 from arrowstream.plan.expressions import Call, Column, Node, build, columns, describe, parse, resolve, walk
+from arrowstream.plan.groupwise import passes
 from arrowstream.plan.rowlocal import Height, height
 
 
@@ -92,6 +94,11 @@ class Taker:
             raise _undecomposable(call, "changes the number of rows", "frame.explode(...) before the group_by")
         return Operand(dense, dtype, sparse, where)
 
+    def guard(self, call: Call, accumulator: Accumulator, at: Columns) -> None:
+        """Note where the value of an aggregate passes the type that it is given out in."""
+        if (over := accumulator.overflows(at)) is not None:
+            self.guards[passes(call, accumulator.operand.dtype)] = over
+
     def refuse_weights(self, call: Call, why: str = "cannot take a row back") -> None:
         """Raise where rows have weights."""
         if self.weighted:
@@ -112,7 +119,7 @@ class Taker:
     def _leaf(self, call: Call) -> Column:
         if call not in self._leaves:
             value = AGGREGATES.get(call.op, _custom)(self, call)
-            self._leaves[call] = name = f"__value{len(self._leaves)}"
+            self._leaves[call] = name = inner(f"value_{len(self._leaves)}")
             self.values[name] = value
         return Column(self._leaves[call])
 
@@ -207,9 +214,12 @@ def _sum(taker: Taker, call: Call) -> pl.Expr:
         case pl.Float16() | pl.Float32() | pl.Float64():
             taker.refuse_weights(call, "is a sum of floats, which cannot be subtracted exactly")
             return FloatSum(operand).total(taker.add(FloatSum(operand))).cast(operand.dtype)
-        case pl.Decimal():
-            return taker.add(DecimalSum(operand))("sum").fill_null(0)
-        case pl.Duration() | pl.UInt64() | pl.Int128():
+        case pl.Decimal() | pl.Int128():
+            wide = WideSum(operand)
+            at = taker.add(wide)
+            taker.guard(call, wide, at)
+            return wide.total(at)
+        case pl.Duration() | pl.UInt64():
             into = pl.Int64() if isinstance(operand.dtype, pl.Duration) else operand.dtype
         case dtype if dtype.is_integer() and dtype != pl.UInt128:
             into = pl.Int64()
@@ -217,8 +227,7 @@ def _sum(taker: Taker, call: Call) -> pl.Expr:
             raise _undecomposable(call, f"adds up {operand.dtype}", "a column of numbers or durations")
     whole = WholeSum(operand)
     at = taker.add(whole)
-    if (over := whole.overflows(at)) is not None:
-        taker.guards[describe(call)] = over
+    taker.guard(call, whole, at)
     total = whole.total(at, into)
     return total.cast(operand.dtype) if isinstance(operand.dtype, pl.Duration) else total
 
@@ -232,8 +241,8 @@ def _mean(taker: Taker, call: Call) -> pl.Expr:
         case pl.Float16() | pl.Float32() | pl.Float64():
             taker.refuse_weights(call, "is a mean of floats, which cannot be subtracted exactly")
             total = FloatSum(operand).total(taker.add(FloatSum(operand)))
-        case pl.Decimal():
-            total = taker.add(DecimalSum(operand))("sum").cast(pl.Float64)
+        case pl.Decimal() | pl.Int128():
+            total = WideSum(operand).as_float(taker.add(WideSum(operand)))
         case dtype if dtype.is_temporal():
             whole = WholeSum(operand)
             total = whole.total(taker.add(whole), pl.Int128())
@@ -293,8 +302,7 @@ def _product(taker: Taker, call: Call) -> pl.Expr:
     at = taker.add(product)
     if operand.dtype.is_float():
         return at("size").fill_null(1).cast(operand.dtype)
-    if (over := product.overflows(at)) is not None:
-        taker.guards[describe(call)] = over
+    taker.guard(call, product, at)
     return at("exact").fill_null(1)
 
 
@@ -342,7 +350,7 @@ AGGREGATES: Mapping[str, Callable[[Taker, Call], pl.Expr]] = {
 
 def column_name(number: int, role: str) -> str:
     """The name of one column of the accumulator of this number."""
-    return f"__{number}_{role}"
+    return inner(f"{number}_{role}")
 
 
 def columns_of(number: int) -> Columns:

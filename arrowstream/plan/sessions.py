@@ -8,13 +8,15 @@ from typing import Final
 
 import polars as pl
 
+from arrowstream.names import inner
 from arrowstream.plan.aggregates import Decomposition
-from arrowstream.plan.eventtime import show_ticks
+from arrowstream.plan.eventtime import show_ticks, step_of
 from arrowstream.plan.nodes import Node
 
-FIRST: Final = "__first"
-LAST: Final = "__last"
-TICKS: Final = "__ticks"
+FIRST: Final = inner("first")
+LAST: Final = inner("last")
+TICKS: Final = inner("session_ticks")
+_SESSION: Final = inner("session")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,6 +37,7 @@ class SessionAggregate(Node):
     boundaries: bool
     decomposition: Decomposition | None
     update: bool
+    too_large: pl.Expr | None
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -45,9 +48,23 @@ class SessionAggregate(Node):
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"Session of gap {show_ticks(self.gap, self.input.schema[self.index])} {self.description}{by}"
 
+    @property
+    def flagged(self) -> bool:
+        return self.too_large is not None if self.decomposition is None else self.decomposition.flagged
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSessions:
+    """The least end that a session may have which is still open: it lies after the watermark."""
+
+    dtype: pl.DataType
+
+    def __call__(self, watermark: int) -> int:
+        return (watermark + 1) // step_of(self.dtype) * step_of(self.dtype)
+
 
 def sessions(rows: pl.LazyFrame, keys: Sequence[str], gap: int) -> pl.LazyFrame:
-    """Stretches of time (`__first`, `__last`) of each key, put together where they are less than `gap` apart.
+    """Stretches of time (`FIRST`, `LAST`) of each key, put together where they are less than `gap` apart.
 
     Each row gets the first and the last tick of the session that it is in. The end that counts is the latest of all
     that began before, not that of the neighbour.
@@ -58,9 +75,9 @@ def sessions(rows: pl.LazyFrame, keys: Sequence[str], gap: int) -> pl.LazyFrame:
     if keys:
         reached = pl.col(LAST).cum_max().shift(1).over(keys)
         begins = (pl.col(FIRST) - reached >= gap).fill_null(True).cum_sum().over(keys)
-    session = [*keys, "__session"]
+    session = [*keys, _SESSION]
     return (
-        ordered.with_columns(begins.alias("__session"))
+        ordered.with_columns(begins.alias(_SESSION))
         .with_columns(pl.col(FIRST).min().over(session), pl.col(LAST).max().over(session))
-        .drop("__session")
+        .drop(_SESSION)
     )

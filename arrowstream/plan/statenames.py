@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import singledispatch
 
+from arrowstream.names import readable
 from arrowstream.plan.joins import AsofJoin, Join
 from arrowstream.plan.nodes import Aggregate, Node
 from arrowstream.plan.ranks import Distinct, TopK
@@ -42,7 +43,7 @@ def state_keys(node: Node) -> tuple[str, ...]:
 
 
 def _of(call: str, *columns: str) -> str:
-    return " ".join([call, ", ".join(columns)]) if columns else call
+    return readable(" ".join([call, ", ".join(columns)])) if columns else call
 
 
 @singledispatch

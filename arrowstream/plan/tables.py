@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from arrowstream import matching
 from arrowstream.errors import PlanError
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.unit import Unit, topological
@@ -93,8 +94,9 @@ class TableJoin(Node):
     def join(self, rows: pl.LazyFrame, table: pl.LazyFrame) -> pl.LazyFrame:
         """The join itself."""
         if self.how == "cross":
-            return rows.join(table, how="cross", **self.options)
-        return rows.join(table, left_on=self.left_on, right_on=self.right_on, how=self.how, **self.options)  # type: ignore[arg-type]
+            return matching.cross(rows, table, **self.options)
+        types = self.input.schema
+        return matching.join(rows, table, self.left_on, types, right_on=self.right_on, how=self.how, **self.options)
 
 
 def refreshed_tables(unit: Unit) -> list[Table]:

@@ -9,6 +9,7 @@ import polars as pl
 
 from arrowstream.plan.aggregates import Decomposition
 from arrowstream.plan.eventtime import show_ticks
+from arrowstream.plan.groupwise import TOO_LARGE
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.windows import Closed, Windows
 
@@ -19,7 +20,7 @@ class WindowAggregate(Node):
 
     With `decomposition`, accumulators by key and bin are kept; without it the rows of open windows are. With
     `update` windows are given out from their first row on. `index` is the column of time, whose name the window's
-    start or end takes.
+    start or end takes. Of windows that are computed from rows, `too_large` says which cannot be shown, and why.
     """
 
     input: Node
@@ -33,6 +34,7 @@ class WindowAggregate(Node):
     boundaries: bool
     decomposition: Decomposition | None
     update: bool
+    too_large: pl.Expr | None
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -42,6 +44,10 @@ class WindowAggregate(Node):
     def label(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"Window {describe(self.windows)} {self.description}{by}"
+
+    @property
+    def flagged(self) -> bool:
+        return self.too_large is not None if self.decomposition is None else self.decomposition.flagged
 
     def columns(self) -> Sequence[str]:
         """The columns of the output that say key and window."""
@@ -72,6 +78,7 @@ class Rolling(Node):
     by: tuple[pl.Expr, ...]
     aggs: tuple[pl.Expr, ...]
     description: str
+    too_large: pl.Expr | None
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -82,13 +89,18 @@ class Rolling(Node):
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"Rolling {show_ticks(self.period, self.input.schema[self.index])} {self.description}{by}"
 
+    @property
+    def flagged(self) -> bool:
+        return self.too_large is not None
+
     def rolled(self, rows: pl.LazyFrame) -> pl.LazyFrame:
         """The call itself, over rows in order of time."""
         dtype = self.input.schema[self.index]
         period = f"{self.period}i" if dtype.is_integer() else show_ticks(self.period, dtype)
         ordered = rows.sort(self.index, maintain_order=True)
         by = list(self.by) or None
-        return ordered.rolling(self.index, period=period, closed=self.closed, group_by=by).agg(self.aggs)
+        aggs = self.aggs if self.too_large is None else [*self.aggs, self.too_large.alias(TOO_LARGE)]
+        return ordered.rolling(self.index, period=period, closed=self.closed, group_by=by).agg(aggs)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

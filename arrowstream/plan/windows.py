@@ -22,12 +22,13 @@ import numpy as np
 import polars as pl
 
 from arrowstream.errors import PlanError
+from arrowstream.names import inner
 from arrowstream.plan.eventtime import DAY, duration_ticks, show_ticks, ticks
 from arrowstream.plan.grid import Grid, Ints, Spans, ranges
 
-BIN: Final = "__bin"
-START: Final = "__start"
-END: Final = "__end"
+BIN: Final = inner("bin")
+START: Final = inner("start")
+END: Final = inner("end")
 
 Closed = Literal["left", "right", "both", "none"]
 CLOSED: Final = ("left", "right", "both", "none")
@@ -124,14 +125,6 @@ class Windows:
         """The same in whole numbers, where all windows have one length; None where the calendar has its say."""
         return _grid(self)
 
-    def behind(self, *, label_right: bool) -> int:
-        """By how many ticks the label of a window to come may lie before the watermark.
-
-        What is open ends later than the watermark, so at least by the least step of time, where the end is no part.
-        """
-        step = 0 if self.closed in ("right", "both") else self.tick
-        return -step if label_right else self.period.most - step
-
     def bin_of(self, time: pl.Expr) -> pl.Expr:
         """Where the bin of a time begins; without bins, the last window that can contain it."""
         if self.closed == "right":
@@ -148,7 +141,7 @@ class Windows:
         return int(grid.physical(first)) if first == last else None
 
     def pairs(self, bins: pl.Series, low: int, high: int) -> pl.DataFrame:
-        """`__bin`, `__start`, `__end`: the windows that each bin is in and that the watermark passes after `low`, up to
+        """`BIN`, `START`, `END`: the windows that each bin is in and that the watermark passes after `low`, up to
         `high`; sorted by window. Without bins to rely on, those it may be in.
         """
         begins = physical(bins.unique().sort())
@@ -187,7 +180,7 @@ class Windows:
         return last + self.tick if self.closed in ("right", "both") else last
 
     def contains(self, time: pl.Expr) -> pl.Expr:
-        """Whether the window of `__start` and `__end` contains a time."""
+        """Whether the window of `START` and `END` contains a time."""
         start, end = pl.col(START), pl.col(END)
         low = time >= start if self.closed in ("left", "both") else time > start
         high = time <= end if self.closed in ("right", "both") else time < end

@@ -67,12 +67,14 @@ class ReceiverFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class ReceiverEnded(msgspec.Struct, frozen=True, tag=True):
-    """No more rows will come: the split has ended, or the receiver was stopped. All its blocks are known."""
+    """No more rows will come: the split has come to its end (`exhausted`), or the receiver was stopped before. All its
+    blocks are known."""
 
     unit: UnitId
     source: SourceId
     split: str
     worker: WorkerId
+    exhausted: bool
 
 
 class ReceiversSealed(msgspec.Struct, frozen=True, tag=True):

@@ -52,7 +52,8 @@ class Listener(Protocol):
 
     def failed(self, reason: str, fatal: bool) -> None: ...
 
-    def ended(self) -> None: ...
+    def ended(self, exhausted: bool) -> None:
+        """It reads no more: the split has come to its end (`exhausted`), or the receiver was stopped, or has failed."""
 
 
 class Receiver:
@@ -82,7 +83,7 @@ class Receiver:
         self._rejects: Callable[[], pa.RecordBatch | None] = _no_rejects
         self._stop = threading.Event()
         self._drain = True
-        self._ended = False
+        self._exhausted = self._ended = False
         self._flushes: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._run, name=f"receiver-{split}", daemon=True)
 
@@ -137,11 +138,12 @@ class Receiver:
                 self._put(self._generator.seal())
             except ArrowStreamError as error:
                 self._listener.failed(str(error), fatal=True)
+            # First: who waits for all that there is waits for what the end of the split brings, too.
+            self._outlet.after(lambda: self._listener.ended(self._exhausted))
             flushes, self._flushes = self._flushes, []
             self._ended = True
         for done in flushes:
             self._outlet.after(done)
-        self._outlet.after(self._listener.ended)
 
     def _read_with_backoff(self) -> bool:
         """Read until the connection breaks after it gave something (True), or the split ends (False)."""
@@ -177,7 +179,7 @@ class Receiver:
             while self._drain and time.monotonic() < until and self._poll(reader, 0):
                 pass
         except EndOfStream:
-            pass
+            self._exhausted = True
         except OSError as error:
             self._take(reader, None)
             self._close()

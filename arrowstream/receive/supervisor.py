@@ -53,11 +53,11 @@ class ReceiverSupervisor:
                 )
         return orders
 
-    def lost(self, worker: WorkerId) -> None:
-        """A worker is gone; its splits wait to be assigned."""
-        for split, reader in self._worker.items():
-            if reader == worker:
-                self._worker[split] = None
+    def lost(self, worker: WorkerId) -> list[Split]:
+        """A worker is gone; its splits, which wait to be assigned."""
+        splits = [split for split, reader in self._worker.items() if reader == worker]
+        self._worker.update(dict.fromkeys(splits))
+        return splits
 
     def abandon(self) -> None:
         """Splits that nobody reads are not read again: the unit is stopping."""

@@ -40,7 +40,8 @@ DEAD_LETTER_SCHEMA = pa.schema(
 """The batch that met the record, where it came from, its bytes (of a row its JSON), and why it is part of no result.
 
 Of a record out of a file: the file, its line from 1 and the bytes before it, where the source knows them. Of a row that
-an operator turned away: which one, and the row's time, the watermark it was judged by and the window that had closed.
+an operator turned away: which one, and the row's time, the watermark it was judged by, and from the start of the first to
+the end of the last of its windows that had closed. A row that is "partly late" counts in its other windows all the same.
 Times on integer columns are in the reason only.
 """
 
@@ -94,20 +95,29 @@ def late_letters(batch: int, late: Late) -> pa.Table:
 
 def as_json(rows: pl.DataFrame) -> pl.Series:
     """Each row as a JSON object; types that JSON does not know as text."""
-    known = (pl.String, pl.Boolean, pl.List, pl.Struct)
-    plain = [
-        pl.col(name)
-        if (dtype.is_numeric() and not dtype.is_decimal()) or isinstance(dtype, known)
-        else _text(name, dtype)
-        for name, dtype in rows.schema.items()
-    ]
+    plain = [_plain(pl.col(name), dtype).alias(name) for name, dtype in rows.schema.items()]
     return rows.select(pl.struct(plain).struct.json_encode()).to_series()
 
 
-def _text(name: str, dtype: pl.DataType) -> pl.Expr:
-    if isinstance(dtype, pl.Binary):
-        return pl.col(name).bin.encode("base64")
-    return pl.col(name).cast(pl.String, strict=False)
+def _plain(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Values as JSON has them; what it does not know as text, also in nests."""
+    match dtype:
+        case pl.String() | pl.Boolean() | pl.Null():
+            return values
+        case pl.Binary():
+            return values.bin.encode("base64")
+        case pl.Duration():
+            return values.dt.to_string("iso")
+        case pl.List(inner=inner):
+            return values.list.eval(_plain(pl.element(), inner))  # type: ignore[arg-type]
+        case pl.Array(inner=inner):
+            return values.arr.to_list().list.eval(_plain(pl.element(), inner))  # type: ignore[arg-type]
+        case pl.Struct(fields=fields):
+            parts = [_plain(values.struct.field(at.name), at.dtype).alias(at.name) for at in fields]  # type: ignore[arg-type]
+            return pl.when(values.is_not_null()).then(pl.struct(parts)) if parts else values.is_not_null()
+    if dtype.is_float() or (dtype.is_integer() and not isinstance(dtype, pl.Int128 | pl.UInt128)):
+        return values
+    return values.cast(pl.String, strict=False)
 
 
 class DeadLetters:

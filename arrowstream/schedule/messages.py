@@ -9,7 +9,7 @@ from arrowstream.blocks.block import BlockInfo
 from arrowstream.connectors.sink import Receipt
 from arrowstream.ids import UnitId, WorkerId
 from arrowstream.schedule.batch import Batch
-from arrowstream.schedule.watermarks import SplitTime
+from arrowstream.schedule.watermarks import SplitTime, Wait
 
 
 class TaskId(msgspec.Struct, frozen=True):
@@ -54,8 +54,8 @@ class RunTask(msgspec.Struct, frozen=True, tag=True):
 
 
 class TaskStats(msgspec.Struct, frozen=True):
-    """What a task has to tell: rows written per output, state rows and bytes, seconds; the highest times seen; and
-    how many rows it turned away, by the reason why."""
+    """What a task has to tell: rows written per output, state rows and bytes, seconds; the highest times seen;
+    how many rows it turned away, by the reason why; and at which watermarks results would come without more rows."""
 
     rows_out: dict[int, int]
     state_rows: int
@@ -63,6 +63,7 @@ class TaskStats(msgspec.Struct, frozen=True):
     seconds: float
     times: list[SplitTime] = []
     turned_away: dict[str, int] = {}
+    waits: list[Wait] = []
 
 
 class TaskDone(msgspec.Struct, frozen=True, tag=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import polars as pl
 
@@ -10,7 +11,16 @@ from arrowstream.connectors.sink import Sink
 from arrowstream.connectors.source import Source
 from arrowstream.ids import SourceId
 from arrowstream.operators.changes import Changes
-from arrowstream.operators.program import Operator, Partial, Program, Scan, Stateful, StatefulOperator, Transform
+from arrowstream.operators.program import (
+    Operator,
+    Partial,
+    Program,
+    Scan,
+    Stateful,
+    StatefulOperator,
+    Transform,
+    Waiting,
+)
 from arrowstream.plan.nodes import Watermark
 from arrowstream.plan.unit import Unit, sources_below, watermarks
 from arrowstream.schedule.passed import Passed
@@ -32,11 +42,14 @@ class Partition:
         self.schemas: Mapping[SourceId, pl.Schema] = {source: node.schema for source, node in unit.sources}
         self.transforms: dict[int, Operator] = {}
         self.stateful: dict[int, StatefulOperator] = {}
+        self.waiting: list[tuple[int, Waiting]] = []
         for step in program.steps:
             if isinstance(step.work, Transform):
                 self.transforms[step.number] = step.work.make()
             elif isinstance(step.work, Stateful):
-                self.stateful[step.number] = step.work.make()
+                operator = self.stateful[step.number] = step.work.make()
+                if step.work.waits:
+                    self.waiting.append((step.number, cast(Waiting, operator)))
         self.marks: Sequence[Watermark] = watermarks(unit)
         self.below: Sequence[Sequence[SourceId]] = [sources_below(unit, mark) for mark in self.marks]
         self.meets: Mapping[SourceId, set[SourceId]] = {

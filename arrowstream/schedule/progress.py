@@ -32,6 +32,8 @@ _COLUMNS: Mapping[str, pl.DataType | type[pl.DataType]] = {
     "state_bytes": pl.Int64,
     "attempts": pl.Int64,
     "lost_rows": pl.Int64,
+    "degraded_blocks": pl.Int64,
+    "degraded_partitions": pl.Int64,
     "watermark": pl.Datetime("us", "UTC"),
 }
 
@@ -41,10 +43,13 @@ class BatchReport:
     """One committed batch.
 
     `rows_in` came from the sources. `dead_letters` are records that were no rows and rows that were turned away;
-    `fates` counts them by the reason: "malformed", "no event time", "too far ahead", "late". `rows_out` are changes
-    written, by output. `seconds` from allotment to commit, `run_seconds` of it in tasks; `lag` from the arrival of the
-    batch's first row to the commit. `waiting_rows` were not worked off when it was committed. `lost_rows` were
+    `fates` counts them by the reason: "malformed", "no event time", "too far ahead", "late". Beside these it counts as
+    "partly late" rows that came too late for some of their windows, and are no less part of the result. `rows_out` are
+    changes written, by output. `seconds` from allotment to commit, `run_seconds` of it in tasks; `lag` from the arrival
+    of the batch's first row to the commit. `waiting_rows` were not worked off when it was committed. `lost_rows` were
     on workers that died, with no copy anywhere (only with replication=1, or before they were acknowledged).
+    `degraded_blocks` were on fewer workers than `replication` asks for when it was committed, and so was the state of
+    `degraded_partitions`: one more loss could lose them.
     `watermark` is the least of the unit after the batch, None before there is one and when all inputs have ended.
     """
 
@@ -63,6 +68,8 @@ class BatchReport:
     state_bytes: int
     attempts: int
     lost_rows: int = 0
+    degraded_blocks: int = 0
+    degraded_partitions: int = 0
     fates: Mapping[str, int] = field(default_factory=dict)
     watermark: datetime | int | None = None
 

@@ -75,6 +75,7 @@ class BatchScheduler:
         self._after: list[int] = []
         self.placement: list[WorkerId] = list(self._workers)
         self._replicas: list[WorkerId | None] = [self._replica_of(worker) for worker in self.placement]
+        self._protected: list[set[WorkerId]] = [set() for _ in self.placement]
         self._moves: dict[int, WorkerId] = {}
         self._carried: dict[int, WorkerId] = {}
         self._next_id = 0
@@ -97,11 +98,24 @@ class BatchScheduler:
         """The last batch that is committed, -1 before the first."""
         return self._next_id - 1
 
+    @property
+    def unprotected(self) -> list[int]:
+        """Partitions whose state as of the last committed batch is on one worker alone, though it should be on two."""
+        if not self._stateful or self._replication < 2 or not self._next_id:
+            return []
+        return [
+            partition
+            for partition, replica in enumerate(self._replicas)
+            if replica is None or replica not in self._protected[partition]
+        ]
+
     def ready(self, now: float) -> bool:
-        """Whether there is something for a batch: blocks wait, or time would move on without any."""
+        """Whether there is something for a batch: blocks wait, time would move on without any, or state has no copy."""
         if self._blocks.waiting and (not self._turns or self._blocks.waiting_splits - self._out_of_turn()):
             return True
-        return self._times is not None and self._times.due(now, ())
+        if any(self._replicas[partition] is not None for partition in self.unprotected):
+            return True  # a batch without rows makes the copies
+        return self._times is not None and self._times.due(now, self._blocks.waiting_splits)
 
     def _out_of_turn(self) -> set[tuple[SourceId, str]]:
         return self._turns.held(self._blocks.waiting_splits) if self._turns else set()
@@ -185,10 +199,12 @@ class BatchScheduler:
         """All sinks have the batch, and the log."""
         assert self._batch is not None
         if self._times:
-            self._times.commit(self._batch.standing, self._seen())
+            waits = [wait for done in self._done for wait in done.stats.waits]
+            self._times.commit(self._batch.standing, self._seen(), waits)
         drops = self._blocks.committed(self._batch.blocks)
         closed = [(worker, CommitState(self._unit, self._batch.id)) for worker in sorted(set(self.placement))]
         self._next_id += 1
+        self._protected = [set(self._keepers(partition)) for partition in range(len(self.placement))]
         self._batch, self._done, self._committing = None, [], False
         self._move(self._carried)
         return [*closed, *drops]

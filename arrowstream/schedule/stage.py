@@ -14,6 +14,7 @@ from arrowstream.engine import engine
 from arrowstream.errors import SourceError
 from arrowstream.frames import rows_where
 from arrowstream.ids import SourceId
+from arrowstream.names import inner
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
 from arrowstream.operators.program import Observe, Partial, ProgramStep, Scan, Stateful, Transform, Write
@@ -23,7 +24,7 @@ from arrowstream.schedule.messages import TaskBlock
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.passed import Passed, Seen, anytime, latest
 
-ORDER = "__order"
+ORDER = inner("order")
 """Hidden column of an exchange where several passes gave rows: in an ordered program the ordinal of the row's block,
 else 0."""
 

@@ -22,7 +22,7 @@ from arrowstream.schedule.messages import TaskBlock, TaskId, TaskStats
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.passed import Passed
 from arrowstream.schedule.stage import ORDER, Fetch, Load, StagePass
-from arrowstream.schedule.watermarks import SplitTime
+from arrowstream.schedule.watermarks import SplitTime, Wait
 from arrowstream.state.keyhash import key_groups
 
 Ahead: TypeAlias = Callable[[TaskBlock], "Passed | None"]
@@ -91,6 +91,7 @@ class _Run:
             seconds=time.perf_counter() - started,
             times=[SplitTime(*at, ticks) for at, ticks in self._times.items()],
             turned_away=self._fates(),
+            waits=list(self._waits()),
         )
         return TaskResult(receipts, parts, stats, self._turned_away)
 
@@ -158,6 +159,14 @@ class _Run:
         for late in self._turned_away:
             fates[late.fate] += late.rows.height
         return dict(fates)
+
+    def _waits(self) -> Iterator[Wait]:
+        """At which watermarks the operators of this stage would give something without more rows."""
+        for number, operator in self._partition.waiting:
+            if self._partition.program.steps[number].stage == self._task.stage:
+                for place, ticks in enumerate(operator.waits(self._moment)):
+                    if ticks is not None:
+                        yield Wait(number, place, ticks)
 
     def _write(self, output: int, batch: ChangeBatch) -> None:
         if output not in self._writers:

@@ -11,6 +11,7 @@ import msgspec
 
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.ids import SourceId
+from arrowstream.operators.moment import Mark
 from arrowstream.plan.eventtime import BEGINNING, FOREVER
 from arrowstream.plan.handover import floors
 from arrowstream.plan.nodes import Watermark
@@ -33,16 +34,27 @@ class SplitTime(msgspec.Struct, frozen=True):
     ticks: int
 
 
+class Wait(msgspec.Struct, frozen=True):
+    """A result of the stateful step `step` comes out once the event time number `place`, by which it gives results, has
+    passed `ticks`."""
+
+    step: int
+    place: int
+    ticks: int
+
+
 class Standing(msgspec.Struct, frozen=True):
     """What is decided about time when a batch is allotted, so that a replay decides the same.
 
     `before` are the watermarks at its begin; `ended` the splits of which nothing comes after it, `idle` those that hold
-    nobody back in it.
+    nobody back in it. `clock` are the watermarks that go on with the clock, since all is silent: what it says, and
+    BEGINNING where it has no say.
     """
 
     before: list[int] = []
     ended: list[Split] = []
     idle: list[Split] = []
+    clock: list[int] = []
 
 
 @dataclass(slots=True)
@@ -58,11 +70,16 @@ class WatermarkTracker:
 
     For each batch: `stand` as it is allotted, `after` once its rows were seen, `commit` when it is through. The
     watermark of a split is the highest time seen, less the delay; the least of those that neither have ended nor
-    are idle rules; where all that are left are idle, the highest. A watermark never goes back. A live split that
-    follows a history stands at the time of the handover from the start.
+    are idle rules; where all that are left are idle, the highest, or, if it is to go on with the clock, that and the
+    time since. A watermark never goes back. A live split that follows a history stands at the time of the handover from
+    the start.
+
+    A split is idle when no row of it has come for so long; the clock counts this as silence only while it is open
+    (`opened`, `closed`): of a source that is away, rows may be waiting. `waits` are the event times by which steps give
+    results.
     """
 
-    def __init__(self, unit: Unit) -> None:
+    def __init__(self, unit: Unit, waits: Mapping[int, Sequence[Mark]] | None = None) -> None:
         self._marks: Sequence[Watermark] = watermarks(unit)
         self._below = [sources_below(unit, mark) for mark in self._marks]
         self._of: list[dict[Split, _Progress]] = [{} for _ in self._marks]
@@ -72,6 +89,8 @@ class WatermarkTracker:
         self._settled: frozenset[Split] = frozenset()
         self._idle: frozenset[Split] = frozenset()
         self._seen: dict[Split, float] = {}
+        self._open: set[Split] = set()
+        self._waits, self._next = waits or {}, list[tuple[Mark, int]]()
 
     def __bool__(self) -> bool:
         return bool(self._marks)
@@ -88,17 +107,31 @@ class WatermarkTracker:
         if any((source, split) in of for of in self._of):
             self._ended.add((source, split))
 
+    def opened(self, source: SourceId, split: str, now: float) -> None:
+        """A split is read, perhaps again: rows that have waited for that come now."""
+        self._open.add((source, split))
+        self._seen[source, split] = now
+
+    def closed(self, source: SourceId, split: str) -> None:
+        """A split cannot be read for now."""
+        self._open.discard((source, split))
+
     def due(self, now: float, waiting: Collection[Split]) -> bool:
-        """Whether a batch without rows would move a watermark: splits have ended, or have become idle."""
+        """Whether a batch without rows would do something: splits have ended, or have become idle and let a watermark
+        move; or the clock has come so far that a result would come out."""
         if not self._marks:
             return False
         ended = {split for split in self._ended if split not in waiting}
         if ended - self._settled:
             return True
         idle = self._idle_now(now, waiting)
-        if not idle - self._idle:
+        if idle - self._idle and any(new > old for new, old in zip(self._moved(ended, idle), self._now, strict=True)):
+            return True
+        clock = self._by_clock(now, waiting) if self._next else []
+        if not any(ticks > BEGINNING for ticks in clock):
             return False
-        return any(new > old for new, old in zip(self._moved(ended, idle, {}), self._now, strict=True))
+        moved = self._moved(ended, idle, clock=clock)
+        return any(mark.least(self._now) < ticks <= mark.least(moved) for mark, ticks in self._next)
 
     def held(self, waiting: Collection[Split]) -> set[Split]:
         """Splits that are too far ahead of others that have rows waiting: they wait, or state would pile up."""
@@ -120,8 +153,8 @@ class WatermarkTracker:
         for split in taken:
             self._seen[split] = now
         ended = sorted(split for split in self._ended if split not in waiting)
-        idle = self._idle_now(now, {*waiting, *taken})
-        return Standing(list(self._now), ended, sorted(idle))
+        busy = {*waiting, *taken}
+        return Standing(list(self._now), ended, sorted(self._idle_now(now, busy)), self._by_clock(now, busy))
 
     def after(self, standing: Standing, times: Iterable[SplitTime]) -> list[int]:
         """The watermarks at the end of a batch, in which these times were seen."""
@@ -129,11 +162,16 @@ class WatermarkTracker:
         for time in times:
             at = (time.number, (time.source, time.split))
             seen[at] = max(time.ticks, seen.get(at, time.ticks))
-        return self._moved(set(standing.ended), set(standing.idle), seen)
+        return self._moved(set(standing.ended), set(standing.idle), seen, standing.clock)
 
-    def commit(self, standing: Standing, times: Iterable[SplitTime]) -> None:
-        """The batch is through."""
+    def commit(self, standing: Standing, times: Iterable[SplitTime], waits: Iterable[Wait] = ()) -> None:
+        """The batch is through; these are the results that come next without more rows."""
         times = list(times)
+        first: dict[tuple[int, int], int] = {}
+        for wait in waits:
+            at_ = (wait.step, wait.place)
+            first[at_] = min(wait.ticks, first.get(at_, wait.ticks))
+        self._next = [(self._waits[step][place], ticks) for (step, place), ticks in first.items()]
         self._now = self.after(standing, times)
         self._settled, self._idle = frozenset(standing.ended), frozenset(standing.idle)
         before = {(number, split): at.highest for number, of in enumerate(self._of) for split, at in of.items()}
@@ -173,16 +211,40 @@ class WatermarkTracker:
                     idle.add(split)
         return idle
 
+    def _by_clock(self, now: float, busy: Collection[Split]) -> list[int]:
+        """What the clock says of each watermark; BEGINNING where it is not asked."""
+        return [self._clock_of(number, now, busy) for number in range(len(self._marks))]
+
+    def _clock_of(self, number: int, now: float, busy: Collection[Split]) -> int:
+        mark, of = self._marks[number], self._of[number]
+        if mark.then != "advance" or mark.idle is None or any(split in busy for split in of):
+            return BEGINNING
+        live = [split for split in of if split not in self._ended]
+        if not live or not self._open.issuperset(live):
+            return BEGINNING
+        silent = now - max(self._seen.setdefault(split, now) for split in live) - mark.idle
+        reached = max(self._reached(number, {}).values())
+        return BEGINNING if silent < 0 or reached == BEGINNING else reached + int(silent * 1_000_000)
+
+    def _reached(self, number: int, seen: Mapping[tuple[int, Split], int]) -> dict[Split, int]:
+        """The watermark of each split; BEGINNING before its first row."""
+        reached = {}
+        for split, at in self._of[number].items():
+            highest = max((t for t in (at.highest, seen.get((number, split))) if t is not None), default=None)
+            floor = self._floors[number].get(split[0], BEGINNING)
+            reached[split] = floor if highest is None else max(floor, highest - self._marks[number].delay)
+        return reached
+
     def _moved(
-        self, ended: Collection[Split], idle: Collection[Split], seen: Mapping[tuple[int, Split], int]
+        self,
+        ended: Collection[Split],
+        idle: Collection[Split],
+        seen: Mapping[tuple[int, Split], int] | None = None,
+        clock: Sequence[int] = (),
     ) -> list[int]:
         moved = []
-        for number, (mark, of) in enumerate(zip(self._marks, self._of, strict=True)):
-            reached = {}
-            for split, at in of.items():
-                highest = max((t for t in (at.highest, seen.get((number, split))) if t is not None), default=None)
-                floor = self._floors[number].get(split[0], BEGINNING)
-                reached[split] = floor if highest is None else max(floor, highest - mark.delay)
+        for number, of in enumerate(self._of):
+            reached = self._reached(number, seen or {})
             ruling = [ticks for split, ticks in reached.items() if split not in ended and split not in idle]
             if ruling:
                 new = min(ruling)
@@ -190,5 +252,5 @@ class WatermarkTracker:
                 new = FOREVER
             else:
                 new = max(reached.values())
-            moved.append(max(new, self._now[number]))
+            moved.append(max(new, self._now[number], clock[number] if clock else BEGINNING))
         return moved

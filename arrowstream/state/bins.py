@@ -44,7 +44,7 @@ class BinTable(RowTable):
         self._bins: Ints | None = None
 
     def _piece(self, rows: pl.DataFrame, buffers: int = 1) -> Piece:
-        return Piece(rows, buffers, self._bins_of(self._at(rows)))
+        return Piece.of(rows, buffers, self._bins_of(self._at(rows)))
 
     @property
     def bins(self) -> Ints:
@@ -80,14 +80,14 @@ class BinTable(RowTable):
         gone, height = int(len(mask) - mask.sum()), len(mask)
         if height > _LITTLE and 4 * gone < height:
             return piece
-        return Piece(texts_released(rows_where(piece.rows, mask)), piece.buffers, piece.bins[piece.bins >= before])
+        return Piece.of(texts_released(rows_where(piece.rows, mask)), piece.buffers, piece.bins[piece.bins >= before])
 
     def _cut(self, rows: pl.DataFrame) -> Sequence[Piece]:
         at = self._at(rows)
         bins = self._bins_of(at)
         if self._ordered or not 1 < len(bins) <= _FEW:
-            return [Piece(rows, 1, bins)]
-        return [Piece(rows_where(rows, at == one), 1, np.array([one])) for one in bins]
+            return [Piece.of(rows, 1, bins)]
+        return [Piece.of(rows_where(rows, at == one), 1, np.array([one])) for one in bins]
 
     def _alike(self, piece: Piece, before: int) -> int | None:
         if self._ordered:

@@ -11,15 +11,16 @@ import pyarrow as pa
 from polars import CompatLevel
 
 from arrowstream.errors import StateError
+from arrowstream.names import inner
 from arrowstream.state.physical import encode, words_to_bytes
 
 # True for a key that the version removed; its values are null.
-DELETED: Final = "__deleted"
+DELETED: Final = inner("deleted")
 _WORDS: Final = (pl.Int128, pl.UInt128)
 
 
 def to_delta(rows: pl.DataFrame, deleted: pl.Series | None = None) -> pa.Table:
-    """Key and value columns and `__deleted`; 128-bit integers, unknown to Arrow, as 16 bytes, lowest first."""
+    """Key and value columns and `DELETED`; 128-bit integers, unknown to Arrow, as 16 bytes, lowest first."""
     if deleted is None:
         deleted = pl.Series(np.zeros(rows.height, np.bool_))
     columns = [_to_bytes(column) if isinstance(column.dtype, _WORDS) else column for column in rows]

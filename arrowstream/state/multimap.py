@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.errors import StateError
+from arrowstream.names import inner
 from arrowstream.state.columns import Columns
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
 from arrowstream.state.extents import Extents, Ints
@@ -18,9 +19,9 @@ from arrowstream.state.growing import GrowingArray
 from arrowstream.state.keyhash import hash_rows
 from arrowstream.state.table import KeyedTable
 
-ROW: Final = "__row"
-MATCHES: Final = "__matches"
-_OUT: Final = "__out"
+ROW: Final = inner("row")
+MATCHES: Final = inner("matches")
+_OUT: Final = inner("multimap_out")
 # A row's id is the number of the append in which it came, and in the lower bits its place. Places are used again.
 _BITS: Final = 30
 _PLACE: Final = (1 << _BITS) - 1
@@ -51,7 +52,7 @@ class MultiMap:
         self._by, self._rest = keys, values
         self._schema = pl.Schema({**keys, **values})
         if clash := {ROW, MATCHES, DELETED, _OUT} & set(self._schema):
-            raise StateError(f"the column {min(clash)} is used inside; rename yours")
+            raise StateError(f"the column {min(clash)!r} is used inside; rename yours")
         self._counted = matches
         self._clear()
 

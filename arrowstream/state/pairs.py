@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from arrowstream.errors import StateError
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.state.delta import DELETED, from_delta, to_delta
 from arrowstream.state.index import SlotArray
 from arrowstream.state.table import KeyedTable
 
-_GROUP: Final = "__group"
-_MASK: Final = "__mask"
-_PAIRS: Final = "__pairs"
+_GROUP: Final = inner("pairs_group")
+_MASK: Final = inner("mask")
+_PAIRS: Final = inner("pairs")
 _MASKS: Final = (pl.UInt8(), pl.UInt16(), pl.UInt32(), pl.UInt64())
 
 Counts = npt.NDArray[np.int64]

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from arrowstream.errors import StateError
 from arrowstream.frames import rows_at
+from arrowstream.names import inner
 from arrowstream.state.columns import check_payload
 from arrowstream.state.copying import copied, texts_released
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
@@ -19,7 +20,7 @@ from arrowstream.state.extents import Extents, Ints, stable_order
 from arrowstream.state.numbers import KeyNumbers
 from arrowstream.state.physical import storage
 
-ROW: Final = "__row"
+ROW: Final = inner("pile_row")
 # So many pieces of about one size are joined into one of the next, and those of so many rows no more: a row is moved
 # a few times in its life, pieces stay few, and no join is a long pause.
 _JOINED: Final = 8
@@ -44,7 +45,7 @@ class Pile:
 
     def __init__(self, schema: pl.Schema, on: Sequence[str], numbers: KeyNumbers) -> None:
         if clash := {ROW, DELETED} & set(schema):
-            raise StateError(f"the column {min(clash)} is used inside; rename yours")
+            raise StateError(f"the column {min(clash)!r} is used inside; rename yours")
         for name, dtype in schema.items():
             if storage(dtype) is None:
                 check_payload(name, dtype)

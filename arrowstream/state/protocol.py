@@ -12,7 +12,7 @@ import pyarrow as pa
 class StateTable(Protocol):
     """Rows that an operator remembers, changed a version at a time.
 
-    `keys` are the columns by which the rows of a delta are put in or, marked `__deleted`, taken out. What was changed
+    `keys` are the columns by which the rows of a delta are put in or, marked `DELETED`, taken out. What was changed
     since the last `commit` is the open version: `delta` shows it, `rollback` undoes it.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from arrowstream.errors import StateError
 from arrowstream.frames import rows_where
+from arrowstream.names import inner
 from arrowstream.state.columns import check_payload
 from arrowstream.state.copying import copied, released, texts_released
 from arrowstream.state.delta import DELETED, merge_deltas, to_delta
 from arrowstream.state.extents import Ints
 from arrowstream.state.physical import storage
 
-ID: Final = "__id"
+ID: Final = inner("id")
 """The column that names a row: Int64, counted up in order of arrival."""
 
 # A piece that was joined of more appends is written anew, so that no texts refer to thousands of buffers.
@@ -29,11 +30,17 @@ _MANY: Final = 32
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Rows in memory of their own, with the texts of so many appends; where they are kept by bin, their bins, sorted
-    and each once."""
+    and each once. `last` is the highest number among them. A piece is never changed."""
 
     rows: pl.DataFrame
     buffers: int
     bins: Ints
+    last: int
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame, buffers: int, bins: Ints) -> Piece:
+        """The piece of these rows."""
+        return cls(rows, buffers, bins, int(rows[ID].max() or 0))  # type: ignore[arg-type]
 
 
 class RowTable:
@@ -53,7 +60,7 @@ class RowTable:
 
     def __init__(self, schema: pl.Schema) -> None:
         if ID in schema or DELETED in schema:
-            raise StateError(f"the columns {ID} and {DELETED} are used inside; rename yours")
+            raise StateError(f"the columns {ID!r} and {DELETED!r} are used inside; rename yours")
         for name, dtype in schema.items():
             if storage(dtype) is None:
                 check_payload(name, dtype)
@@ -74,7 +81,7 @@ class RowTable:
         self._whole: pl.DataFrame | None = None
 
     def _piece(self, rows: pl.DataFrame, buffers: int = 1) -> Piece:
-        return Piece(rows, buffers, np.empty(0, np.int64))
+        return Piece.of(rows, buffers, np.empty(0, np.int64))
 
     @property
     def keys(self) -> pl.Schema:
@@ -83,7 +90,7 @@ class RowTable:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """All rows, `__id` first, in order of arrival. The frame stays as it is when the table changes."""
+        """All rows, `ID` first, in order of arrival. The frame stays as it is when the table changes."""
         if self._whole is None:
             frames = [piece.rows for piece in self._pieces]
             self._whole = pl.concat(frames, rechunk=False) if frames else self._schema.to_frame()
@@ -111,7 +118,7 @@ class RowTable:
         self._held += rows.height
         taken = texts_released if whole else released
         for piece in self._cut(rows.select_seq(list(self._schema)[1:]).insert_column(0, ids)):
-            self._add(Piece(taken(piece.rows), 1, piece.bins))
+            self._add(replace(piece, rows=taken(piece.rows), buffers=1))
         return ids
 
     def _cut(self, rows: pl.DataFrame) -> Sequence[Piece]:
@@ -133,7 +140,8 @@ class RowTable:
             buffers = sum(each.buffers for each in joining)
             if buffers > _MANY:
                 rows, buffers = copied(rows), 1
-            piece = Piece(rows, buffers, all_bins([each.bins for each in joining]))
+            bins = all_bins([each.bins for each in joining])
+            piece = Piece(rows, buffers, bins, max(each.last for each in joining))
         self._be([*pieces, piece])
 
     def _alike(self, piece: Piece, before: int) -> int | None:
@@ -168,12 +176,17 @@ class RowTable:
         self.append(rows)
 
     def delta(self) -> pa.Table:
-        """Rows that came since the last commit and are still there, and the numbers of those that went."""
-        frame = self._in_order()
-        ids = frame[ID].to_numpy()
-        before = np.concatenate([np.empty(0, np.int64), *(piece.rows[ID].to_numpy() for piece in self._committed[0])])
-        gone = np.setdiff1d(before, ids, assume_unique=True)
-        return self._delta(frame.slice(int(np.searchsorted(ids, self._committed_next))), gone)
+        """Rows that came since the last commit and are still there, and the numbers of those that went.
+
+        Only the pieces are looked at in which the two versions differ: the cost follows the batch, not the table.
+        """
+        held = {id(piece) for piece in self._pieces}
+        former = {id(piece) for piece in self._committed[0]}
+        now = [piece.rows for piece in self._pieces if id(piece) not in former]
+        before = [piece.rows[ID].to_numpy() for piece in self._committed[0] if id(piece) not in held]
+        rows = pl.concat(now) if now else self._schema.to_frame()
+        gone = np.setdiff1d(np.concatenate([np.empty(0, np.int64), *before]), rows[ID].to_numpy(), assume_unique=True)
+        return self._delta(rows.filter(pl.col(ID) >= self._committed_next).sort(ID), gone)
 
     def _in_order(self) -> pl.DataFrame:
         """All rows in order of arrival."""
@@ -202,8 +215,7 @@ class RowTable:
 
     def _delta(self, added: pl.DataFrame, gone: npt.NDArray[np.int64]) -> pa.Table:
         """Also the last number given, if its row is gone: the newest delta of a log is not merged, and remembers it."""
-        last = int(self.frame[ID].max()) if len(self) else 0  # type: ignore[arg-type]
-        if last != self._next - 1:
+        if max((piece.last for piece in self._pieces), default=0) != self._next - 1:
             gone = np.union1d(gone, [self._next - 1])
         if not len(gone):
             return to_delta(added)

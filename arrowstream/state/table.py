@@ -234,7 +234,7 @@ class KeyedTable:
     # -- versions ---------------------------------------------------------------------------------------
 
     def delta(self) -> pa.Table:
-        """What the open version changed: a row per touched key, its values now, and `__deleted`.
+        """What the open version changed: a row per touched key, its values now, and `DELETED`.
 
         Values are null where deleted. 128-bit integers are 16 bytes each: see `state.delta`.
         """

@@ -155,6 +155,17 @@ class SourceSuite:
             position = reader.position()
         assert json.loads(json.dumps(position)) == position
 
+    def test_positions_stay_small(self, supply: Supply) -> None:
+        """They are written with every batch, and must not grow with all that was ever read (see `SupportsSteps`)."""
+        source = supply.source()
+        sizes: list[int] = []
+        with reading(source) as reader:
+            for number in range(8):
+                supply.feed(number, 1)
+                polled(source, reader, 1)
+                sizes.append(len(json.dumps(reader.position())))
+        assert max(sizes) < 2 * sizes[1] + 32
+
     def test_acknowledging_takes_any_position_given(self, supply: Supply) -> None:
         """Positions are acknowledged in order, some are skipped, and the newest may come twice."""
         source = supply.source()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from arrowstream.blocks.block import Block
 from arrowstream.blocks.manager import BlockManager
-from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, BlockNotCopied, CopyBlock
 from arrowstream.blocks.store import BlockStore
 from arrowstream.ids import WorkerId
 from arrowstream.settings import BlockSettings
@@ -26,23 +26,23 @@ class SlowPeers:
 
     def __init__(self, alive: Sequence[WorkerId]) -> None:
         self.workers = list(alive)
-        self.asked: list[tuple[WorkerId, Block, Callable[[bool], None]]] = []
+        self.asked: list[tuple[WorkerId, Block, Callable[[str], None]]] = []
 
     def alive(self) -> Sequence[WorkerId]:
         return self.workers
 
-    def send(self, worker: WorkerId, block: Block, done: Callable[[bool], None]) -> None:
+    def send(self, worker: WorkerId, block: Block, done: Callable[[str], None]) -> None:
         self.asked.append((worker, block, done))
 
     def answer(self, at: int = 0, *, there: bool = True) -> WorkerId:
         worker, _, done = self.asked.pop(at)
-        done(there)
+        done("" if there else "no room")
         return worker
 
 
 class Managed:
     def __init__(self, *, replication: int = 2, alive: int = 3, memory: int = 10**6) -> None:
-        self.events: list[BlockAdded | BlockCopied] = []
+        self.events: list[BlockAdded | BlockCopied | BlockNotCopied] = []
         self.peers = SlowPeers(workers(*range(alive)))
         settings = BlockSettings(memory=memory)
         store = BlockStore(settings)
@@ -89,11 +89,14 @@ def test_a_worker_that_does_not_take_a_copy_is_passed_over(at: Managed) -> None:
 
 
 def test_with_nobody_left_a_block_is_reported_as_it_is(at: Managed) -> None:
-    """Degraded is better than stopped."""
+    """The driver counts the copies, and hears why there is but one."""
     at.put(0)
     at.peers.answer(there=False)
     at.peers.answer(there=False)
     assert at.reported() == [(0, ["w0"])]
+    (event,) = at.events
+    assert isinstance(event, BlockAdded)
+    assert event.problem == "w2: no room"
 
 
 def test_what_can_be_read_again_is_not_copied(at: Managed) -> None:
@@ -155,6 +158,18 @@ def test_a_copy_that_the_driver_orders() -> None:
     assert at.peers.asked[0][1].data == ROWS
     at.peers.answer()
     assert at.events[-1] == BlockCopied(UNIT, info(0).id, WorkerId("w2"))
+
+
+def test_a_copy_that_cannot_be_made_is_told() -> None:
+    """The other's disk is full, or the block went in the meantime: the driver orders it again, or need not."""
+    at = Managed(replication=1)
+    at.put(0)
+    at.manager.copy(CopyBlock(UNIT, info(0).id, WorkerId("w2")))
+    at.peers.answer(there=False)
+    assert at.events[-1] == BlockNotCopied(UNIT, info(0).id, WorkerId("w2"), "no room")
+    at.manager.drop([info(0).id])
+    at.manager.copy(CopyBlock(UNIT, info(0).id, WorkerId("w2")))
+    assert isinstance(at.events[-1], BlockNotCopied)
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=40))

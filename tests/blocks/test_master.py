@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from books import UNIT, added, info, workers
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.blocks.master import BlockMaster, SplitPosition
-from arrowstream.blocks.messages import BlockCopied, CopyBlock, DropBlocks
+from arrowstream.blocks.messages import BlockCopied, BlockNotCopied, CopyBlock, DropBlocks
 from arrowstream.ids import BlockId, WorkerId
 
 
@@ -54,6 +56,7 @@ class Book(RuleBasedStateMachine):
         self.gone: set[BlockId] = set()
         self.ordered: list[CopyBlock] = []
         self.over: list[BlockId] = []
+        self.told: set[BlockId] = set()
 
     @rule(
         split=st.sampled_from(["a", "b"]), rows=st.integers(1, 50), replayable=st.booleans(), copies=st.integers(1, 2)
@@ -108,8 +111,8 @@ class Book(RuleBasedStateMachine):
         wanted = min(2, len(self.alive))
         for block, holders in self.holders.items():
             if not self.known[block].replayable and holders:
-                copies = sum(order.block == block for _, order in orders)
-                assert len(holders) + copies >= wanted
+                coming = {order.to for order in self.ordered if order.block == block and order.to in self.alive}
+                assert len(holders | coming) >= wanted
         self.master.forget(gone)
         for block in lost:
             del self.known[block], self.holders[block]
@@ -120,6 +123,39 @@ class Book(RuleBasedStateMachine):
     def join(self) -> None:
         newest = max(int(worker[1:]) for worker in self.alive)
         self.alive.append(WorkerId(f"w{newest + 1 + len(self.over)}"))
+
+    @rule()
+    def repair(self) -> None:
+        """From time to time what is missing is ordered: nothing twice."""
+        orders = self.master.missing_copies(self.alive)
+        outstanding = [(order.block, order.to) for order in self.ordered]
+        for holder, order in orders:
+            assert holder in self.holders[order.block]
+            assert order.to not in self.holders[order.block]
+            self.ordered.append(order)
+            outstanding.append((order.block, order.to))
+        assert self.master.missing_copies(self.alive) == []
+
+    @rule(copies=st.integers(1, 2))
+    def acknowledge(self, copies: int) -> None:
+        """What is acknowledged is held by so many, or is in outputs, or is lost and said to be."""
+        for _, split, offset in self.master.safe(copies):
+            reached = cast(int, offset)
+            for block in self.known.values():
+                if block.split == split and block.position <= reached and not block.replayable:
+                    assert len(self.holders[block.id]) >= copies or block.id in self.told
+            self.told |= {b.id for b in self.known.values() if b.split == split and b.position <= reached}
+
+    @invariant()
+    def what_is_degraded_is_counted(self) -> None:
+        few = [block for block, at in self.holders.items() if not self.known[block].replayable and len(at) < 2]
+        assert self.master.degraded == len(few)
+
+    @precondition(lambda self: self.ordered)
+    @rule()
+    def refuse(self) -> None:
+        order = self.ordered.pop(0)
+        self.master.not_copied(BlockNotCopied(UNIT, order.block, order.to, "no room"))
 
     @precondition(lambda self: self.ordered)
     @rule()
@@ -155,3 +191,12 @@ class Book(RuleBasedStateMachine):
 
 TestBook = Book.TestCase
 TestBook.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+def test_a_split_is_opened_again_with_all_that_was_read() -> None:
+    """A directory's positions name new files only; who takes over from a lost worker must know the old ones."""
+    master = BlockMaster(UNIT, 1, lambda source, memory, later: sorted({*(memory or ()), later}))  # type: ignore[misc]
+    for number in range(3):
+        master.added(added(info(number), workers(0)))
+    assert master.position(info(0).source, "a") == SplitPosition([0, 1, 2], 3)
+    assert master.position(info(0).source, "b") == SplitPosition(None, 0)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrowstream.blocks.block import BlockInfo
-from arrowstream.blocks.messages import BlockAdded, BlockCopied, CopyBlock, DropBlocks
+from arrowstream.blocks.messages import BlockAdded, BlockCopied, BlockNotCopied, CopyBlock, DropBlocks
 from arrowstream.cluster.executor import Event, Instruction
 from arrowstream.cluster.local import LocalCluster
 from arrowstream.cluster.wire import call_options, decode_events, decode_info, decode_instruction, encode
@@ -91,9 +91,10 @@ instructions: st.SearchStrategy[Instruction] = st.one_of(
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(BlockAdded, units, infos, st.lists(workers, max_size=3)),
     st.builds(BlockCopied, units, blocks, workers),
+    st.builds(BlockNotCopied, units, blocks, workers, texts),
     st.builds(ReceiverStarted, units, sources, texts, workers),
     st.builds(ReceiverFailed, units, sources, texts, workers, texts, st.booleans()),
-    st.builds(ReceiverEnded, units, sources, texts, workers),
+    st.builds(ReceiverEnded, units, sources, texts, workers, st.booleans()),
     st.builds(ReceiversSealed, units, workers, counts),
     st.builds(
         TaskDone,

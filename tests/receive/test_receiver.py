@@ -110,6 +110,7 @@ class Heard:
         self.failures: list[tuple[str, bool]] = []
         self.starts = 0
         self.over = threading.Event()
+        self.exhausted: bool | None = None
 
     def started(self) -> None:
         self.starts += 1
@@ -117,7 +118,8 @@ class Heard:
     def failed(self, reason: str, fatal: bool) -> None:
         self.failures.append((reason, fatal))
 
-    def ended(self) -> None:
+    def ended(self, exhausted: bool) -> None:
+        self.exhausted = exhausted
         self.over.set()
 
 
@@ -221,6 +223,23 @@ def test_a_flush_without_a_connection_is_answered(started: Start) -> None:
     assert flushed.wait(10)
 
 
+def test_the_end_is_told_before_a_flush_is_answered() -> None:
+    """Who waits for all that there is finds what the end of the source has closed."""
+    reading, _, heard = receiver(Scripted([[2, EndOfStream()]]))
+    told: list[bool] = []
+    flushed = threading.Event()
+
+    def answered() -> None:
+        told.append(heard.over.is_set())
+        flushed.set()
+
+    reading.flush(answered)
+    reading.start()
+    assert flushed.wait(10)
+    reading.release(10)
+    assert told == [True]
+
+
 def test_a_flush_after_the_end_is_answered(started: Start) -> None:
     reading, _, heard = started(Scripted([[EndOfStream()]]))
     assert heard.over.wait(10)
@@ -240,6 +259,35 @@ def test_a_graceful_stop_takes_in_what_is_at_hand(started: Start) -> None:
     assert source.acknowledged == [200]
     reading.release(10)
     assert source.closed == 1
+
+
+@pytest.mark.parametrize(("script", "drain", "exhausted"), [
+    ([None, 2, EndOfStream()], True, True),
+    ([None, 2, None, EndOfStream()], True, False),
+    ([None, 2, EndOfStream()], False, False),
+    ([None, OSError("gone")], True, False),
+])  # fmt: skip
+def test_a_stop_knows_whether_the_source_had_come_to_its_end(script: list[Act], drain: bool, exhausted: bool) -> None:
+    """The program ends its source and stops the run in one breath: what is at hand is all that there will ever be."""
+    reading, _, heard = receiver(Scripted([script]))
+    first = ScriptedReader.poll
+
+    class StopsAtTheFirst(Scripted):
+        def open(self, split: str, resume: Offset | None) -> ScriptedReader:
+            reader = super().open(split, resume)
+
+            def poll(timeout: float) -> pa.RecordBatch | None:
+                reading.stop(drain=drain)
+                return first(reader, timeout)
+
+            reader.poll = poll  # type: ignore[method-assign]
+            return reader
+
+    reading, _, heard = receiver(StopsAtTheFirst([script]))
+    reading.start()
+    assert heard.over.wait(10)
+    reading.release(10)
+    assert heard.exhausted is exhausted
 
 
 def test_a_stop_in_the_middle_of_a_pause_between_two_tries_is_heard_at_once(started: Start) -> None:

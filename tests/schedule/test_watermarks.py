@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arrowstream.blocks.block import BlockInfo
 from arrowstream.connectors.changes import Append
-from arrowstream.ids import SourceId, UnitId
+from arrowstream.ids import BlockId, SourceId, UnitId
+from arrowstream.operators.moment import Mark
 from arrowstream.plan.eventtime import BEGINNING, FOREVER
 from arrowstream.plan.nodes import Node, Output, SourceNode, Watermark
 from arrowstream.plan.unit import Unit
-from arrowstream.schedule.watermarks import DRIFT, Split, SplitTime, WatermarkTracker
+from arrowstream.schedule.watermarks import DRIFT, Split, SplitTime, Wait, WatermarkTracker
 from arrowstream.sinks.memory import MemorySink
 from arrowstream.sources.memory import MemorySource
 
@@ -21,7 +24,9 @@ SCHEMA = pl.Schema({"t": pl.Datetime("us"), "x": pl.Int64()})
 A, B = SourceId("s000"), SourceId("s001")
 
 
-def tracker(*splits: Split, delay: int = 10, idle: float | None = None) -> WatermarkTracker:
+def tracker(
+    *splits: Split, delay: int = 10, idle: float | None = None, then: str = "hold", waits: Sequence[Mark] = ()
+) -> WatermarkTracker:
     """One watermark over each source, expecting these splits."""
     sources = sorted({source for source, _ in splits})
     marks: list[Node] = []
@@ -41,22 +46,24 @@ def tracker(*splits: Split, delay: int = 10, idle: float | None = None) -> Water
                 max_ahead=None,
                 lateness=0,
                 idle=idle,
+                then=then,
             )
         )
     outputs = tuple(
         Output(schema=SCHEMA, kind=Append(), input=mark, sink=MemorySink(f"o{number}"))
         for number, mark in enumerate(marks)
     )
-    made = WatermarkTracker(Unit(UnitId("u"), tuple(nodes), outputs))
+    made = WatermarkTracker(Unit(UnitId("u"), tuple(nodes), outputs), {7: waits})
     made.expect(splits)
     return made
 
 
-def batch(times: WatermarkTracker, *seen: SplitTime, now: float = 0.0) -> list[int]:
+def batch(times: WatermarkTracker, *seen: SplitTime, now: float = 0.0, waits: Sequence[Wait] = ()) -> list[int]:
     """A batch in which these times are seen; the watermarks at its end."""
-    standing = times.stand(now, [], [(time.source, time.split) for time in seen])
+    blocks = [BlockInfo(BlockId("b"), time.source, time.split, 0, None, None, 1, 0, now) for time in seen]
+    standing = times.stand(now, blocks, [])
     after = times.after(standing, seen)
-    times.commit(standing, seen)
+    times.commit(standing, seen, waits)
     assert list(times.now) == after
     return after
 
@@ -114,6 +121,63 @@ def test_when_all_are_idle_the_fastest_rules() -> None:
     assert times.due(6.0, [])
     assert batch(times, now=6.0) == [90]
     assert not times.due(60.0, [])
+
+
+SECOND = 1_000_000
+
+
+def silent(*splits: Split) -> WatermarkTracker:
+    """A watermark that goes on with the clock after five seconds, and a window that waits for it to be at 40 s."""
+    times = tracker(*splits, delay=0, idle=5.0, then="advance", waits=[Mark(((0, ()),))])
+    for split in splits:
+        times.opened(*split, 0.0)
+    return times
+
+
+WAIT = Wait(7, 0, 40 * SECOND)
+
+
+def test_a_watermark_goes_on_with_the_clock_after_the_silence() -> None:
+    """A sensor is switched off; the last window is asked for all the same."""
+    times = silent((A, "a"))
+    batch(times, at(30 * SECOND), waits=[WAIT], now=100.0)
+    assert not times.due(105.0, [])  # it is silent, and nothing would close yet
+    assert not times.due(114.9, [])
+    assert times.due(115.1, [])
+    assert times.stand(115.5, [], []).clock == [40 * SECOND + SECOND // 2]
+    assert batch(times, now=115.5) == [40 * SECOND + SECOND // 2]
+    assert not times.due(10_000.0, [])  # nothing waits any more
+
+
+def test_the_clock_is_not_asked_while_there_are_rows_or_a_source_is_away() -> None:
+    """A broker that is down is not silence: what it has waits, and must not be late when it comes back."""
+    times = silent((A, "a"), (A, "b"))
+    batch(times, at(30 * SECOND), at(30 * SECOND, "b"), waits=[WAIT], now=100.0)
+    assert times.due(200.0, [])
+    assert not times.due(200.0, [(A, "b")])
+    times.closed(A, "b")
+    assert not times.due(200.0, [])
+    times.opened(A, "b", 200.0)
+    assert not times.due(214.0, [])
+    assert times.due(216.0, [])
+    times.end(A, "b")
+    assert batch(times, now=200.0) == [125 * SECOND]  # one that has ended has no say
+
+
+def test_time_begins_with_a_row() -> None:
+    """Before the first row there is no time that could go on."""
+    times = silent((A, "a"))
+    batch(times, waits=[WAIT])
+    assert times.stand(1e9, [], []).clock == [BEGINNING]
+
+
+def test_rows_after_the_silence_do_not_turn_time_back() -> None:
+    times = silent((A, "a"))
+    batch(times, at(30 * SECOND), waits=[WAIT], now=100.0)
+    assert batch(times, now=205.0) == [130 * SECOND]
+    assert batch(times, at(50 * SECOND), now=206.0) == [130 * SECOND]
+    assert batch(times, at(140 * SECOND), now=207.0) == [140 * SECOND]
+    assert times.stand(213.0, [], []).clock == [141 * SECOND]
 
 
 def test_a_split_with_rows_waiting_is_not_idle() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pytest
 
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Retract, Upsert
 from arrowstream.connectors.sink import Committer, Receipt
@@ -89,3 +90,18 @@ def test_many_updates_of_a_large_table_are_seen_together() -> None:
         commit(committer, number, batch)
     table = pa.concat_tables(committer.view().rows)
     assert duckdb.from_arrow(table).aggregate("count(*), min(value)").fetchall() == [(200_000, -999)]
+
+
+@pytest.mark.parametrize("kind", [Upsert(("key",)), Upsert(()), Retract()], ids=["by key", "one row", "multiset"])
+def test_a_thousand_changes_of_one_row_are_few_pieces(kind: ChangeKind) -> None:
+    """A counter goes up every second and nobody looks: what is kept does not grow with the number of batches."""
+    committer = committer_of(kind)
+    for batch in range(1000):
+        table = (
+            rows(a=batch) if batch == 0 or kind != Retract() else pa.concat_tables([rows(a=batch - 1), rows(a=batch)])
+        )
+        weights = None if table.num_rows == 1 else pa.array([-1, 1])
+        commit(committer, batch, ChangeBatch(table, weights))
+        assert len(committer._table._log) <= 28  # type: ignore[attr-defined]
+    found = [row for piece in committer.view().rows for row in piece.to_pylist()]
+    assert found == [{"key": "a", "value": 999}]

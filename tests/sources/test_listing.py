@@ -30,7 +30,7 @@ def test_a_directory_is_all_files_below_it_that_are_data(tmp_path: Path) -> None
     found = Listing.of(str(tmp_path), 1, (".csv", ".csv.gz")).look()
     assert sorted(entry.name for entry in found.entries) == ["_col=1/d.csv", "a.csv", "day=1/b.CSV", "x/y/c.csv.gz"]
     assert found.total == 4
-    assert found.others == {".md": 1, "no ending": 1, "": 11}
+    assert found.others == {".md": 1, "no ending": 1, "": 12}
 
 
 def test_patterns_of_what_is_ignored_can_be_given(tmp_path: Path) -> None:

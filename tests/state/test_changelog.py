@@ -79,3 +79,41 @@ def test_a_global_aggregate_has_one_row() -> None:
     log.compact()
     assert [part.num_rows for part in log.tables()] == [1, 1]
     assert len(table) == 1
+
+
+@pytest.mark.parametrize("rows", [0, 1], ids=["silent", "one key"])
+def test_small_changes_do_not_add_up(rows: int) -> None:
+    """One key for a month, or the side of a join that nothing comes from: the log walks over a few tables, not all."""
+    table, log = KeyedTable(KEYS, VALUES), ChangeLog(["k"])
+    most = 0
+    for version in range(1, 2001):
+        at = table.upsert(pl.DataFrame({"k": [7] * rows}, schema=KEYS))
+        table.put(at.slots, pl.DataFrame({"n": [version] * rows}, schema=VALUES))
+        log.discard_after(version - 1)
+        log.append(version, table.delta())
+        table.commit()
+        log.compact()
+        assert log.version == version
+        most = max(most, len(log.tables()))
+    assert most <= 18
+    assert sum(part.num_rows for part in log.tables()) <= 32 * rows
+    replica = KeyedTable(KEYS, VALUES)
+    log.discard_after(2000)
+    replica.restore(log.tables())
+    assert replica.scan().equals(table.scan())
+
+
+def test_a_version_without_rows_can_be_dropped_and_said_again() -> None:
+    """A batch that changed nothing is tried again, and then changes something."""
+    table, log = KeyedTable(KEYS, VALUES), ChangeLog(["k"])
+    for version in range(1, 5):
+        log.append(version, table.delta())
+    log.discard_after(3)
+    assert log.version == 3
+    with pytest.raises(StateError, match="cannot be discarded"):
+        log.discard_after(2)
+    table.put(table.upsert(pl.DataFrame({"k": [1]})).slots, pl.DataFrame({"n": [4]}))
+    log.append(4, table.delta())
+    replica = KeyedTable(KEYS, VALUES)
+    replica.restore(log.tables())
+    assert replica.scan().rows() == [(1, 4)]

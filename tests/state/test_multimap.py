@@ -309,8 +309,8 @@ def test_wrong_use_says_so() -> None:
         table.delete(ids[[1, 1]])
     with pytest.raises(StateError, match="matches=True"):
         table.counts(ids)
-    with pytest.raises(StateError, match="__row is used inside"):
-        MultiMap(pl.Schema({"__row": pl.Int64()}), pl.Schema())
+    with pytest.raises(StateError, match="is used inside"):
+        MultiMap(pl.Schema({ROW: pl.Int64()}), pl.Schema())
 
 
 def test_rows_of_a_hot_key_are_found_among_thousands() -> None:

@@ -15,6 +15,7 @@ from polars import CompatLevel
 
 from arrowstream.errors import StateError
 from arrowstream.state.changelog import ChangeLog
+from arrowstream.state.delta import DELETED
 from arrowstream.state.rows import ID, RowTable
 
 SCHEMA = pl.Schema(
@@ -171,7 +172,7 @@ def test_a_change_of_a_thousand_rows_is_what_changed() -> None:
     table.commit()
     table.append(pl.DataFrame({"n": [1, 2]}))
     table.keep(pl.col(ID) != 7)
-    assert sorted(pl.DataFrame(table.delta()).select(ID, "__deleted").rows()) == [
+    assert sorted(pl.DataFrame(table.delta()).select(ID, DELETED).rows()) == [
         (7, True),
         (1001, False),
         (1002, False),
@@ -182,7 +183,7 @@ def test_a_change_of_a_thousand_rows_is_what_changed() -> None:
 
 def test_wrong_use_says_so() -> None:
     """Operators are ours, but their mistakes must not become wrong counts."""
-    with pytest.raises(StateError, match="__id"):
-        RowTable(pl.Schema({"__id": pl.Int64()}))
+    with pytest.raises(StateError, match="used inside"):
+        RowTable(pl.Schema({ID: pl.Int64()}))
     with pytest.raises(StateError, match="Object"):
         RowTable(pl.Schema({"o": pl.Object()}))

@@ -48,6 +48,14 @@ class ReadFrom:
         """Files of JSON lines; new files as they appear."""
         return self.open("files", path, format="ndjson", schema=schema, **options)
 
+    def json(self, path: str | PathLike[str], schema: Schema | None = None, **options: Any) -> StreamFrame:
+        """Files of JSON: an array of objects, or objects one after the other, over as many lines as they take."""
+        return self.open("files", path, format="json", schema=schema, **options)
+
+    def text(self, path: str | PathLike[str], **options: Any) -> StreamFrame:
+        """Files of text: each line is a row of the one String column `line`; new files as they appear."""
+        return self.open("files", path, format="text", **options)
+
     def csv(self, path: str | PathLike[str], schema: Schema | None = None, **options: Any) -> StreamFrame:
         """CSV files; new files as they appear."""
         return self.open("files", path, format="csv", schema=schema, **options)

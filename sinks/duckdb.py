@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.connectors.database import IN_MEMORY, DatabaseHeldError, database_key, hub
+from arrowstream.connectors.paths import local_path
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import PlanError, SinkError, unknown_column
@@ -68,6 +69,7 @@ class DuckDBSink:
 
     def bind(self, schema: pa.Schema, kind: ChangeKind) -> DuckDBSink:
         one_word(self.table)
+        path = local_path(self.path, "a DuckDB sink")
         if self.mode not in (None, "complete"):
             raise PlanError(f"mode={self.mode!r} of a DuckDB sink: use 'complete', or none for rows to stay")
         if self.lock not in ("hold", "release"):
@@ -76,7 +78,7 @@ class DuckDBSink:
             raise PlanError("lock='release' lets go of a file, and a database in memory would be lost: use a path")
         refuse_twins(schema.names, f"table {self.table!r}")
         refuse_types(schema, "DuckDB", _REFUSED)
-        return replace(self, schema=schema, kind=self._kind(schema, kind))
+        return replace(self, path=path, schema=schema, kind=self._kind(schema, kind))
 
     def _kind(self, schema: pa.Schema, kind: ChangeKind) -> ChangeKind:
         if self.keys is None:

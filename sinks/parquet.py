@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from arrowstream.connectors.changes import Append, ChangeKind, Upsert
 from arrowstream.connectors.manifest import Home
+from arrowstream.connectors.paths import local_path
 from arrowstream.connectors.sink import Guarantee
 from arrowstream.errors import ChangeKindError, PlanError, unknown_column
 from arrowstream.names import refuse_twins
@@ -65,6 +66,7 @@ class ParquetSink:
 
     def bind(self, schema: pa.Schema, kind: ChangeKind) -> ParquetSink:
         one_word(self.name)
+        path = local_path(self.path, "a Parquet sink")
         self._check_options()
         if not isinstance(kind, Append) and self.mode != "complete":
             raise ChangeKindError(_refusal(kind))
@@ -73,7 +75,7 @@ class ParquetSink:
         self._check_partitions(schema)
         self._check_order(schema)
         self._form.check(schema)
-        return replace(self, schema=schema, kind=kind)
+        return replace(self, path=path, schema=schema, kind=kind)
 
     def open(self, batch_id: int, task_id: str, schema: pa.Schema) -> StagingWriter | HandoverWriter:
         schema = bound(self.schema, self.name)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.exceptions import PanicException
 
 from arrowstream.errors import SourceError
+from arrowstream.sources._knownfiles import Stamp, mark_of
+from arrowstream.sources._unfinished import Unfinished
 
 _MAGIC = {"parquet": b"PAR1", "ipc": b"ARROW1"}
-
-
-class Unfinished(Exception):
-    """The file has no footer yet: it is being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Footer:
 
     ends    where each row group ends, in rows
     nbytes  the size of the rows
+    stamp   what the file is: another one in its place has another
     ranges  for each row group the lowest and highest value of its columns of times and whole numbers, as physical
             integers; without those that have nulls, or of which it does not say
     """
@@ -35,6 +37,7 @@ class Footer:
     schema: pl.Schema
     ends: tuple[int, ...]
     nbytes: int
+    stamp: Stamp
     ranges: tuple[Mapping[str, tuple[int, int]], ...] = ()
 
     @property
@@ -64,8 +67,7 @@ def read_footer(path: str, format: str) -> Footer:
 
     Whoever polls a file and whoever scans it want its footer, so the last ones are kept (1 ms each).
     """
-    status = os.stat(path)
-    return _read_footer(path, format, status.st_mtime_ns, status.st_size, status.st_ino)
+    return _read_footer(path, format, Stamp.of(os.stat(path)))
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class _Written:
 def _read_as(written: _Written) -> tuple[pl.Schema, Sequence[tuple[int, str]]]:
     """What Polars reads in files of this schema (0.15 ms), the same for most files of a directory; and which columns
     count, by their places among those of the file."""
+    _check_columns(written.path, written.schema)
     schema = scan_file(written.path, "parquet").collect_schema()
     group = pq.read_metadata(written.path)
     columns = ((place, group.schema.column(place).path) for place in range(group.num_columns))
@@ -93,29 +96,78 @@ def _read_as(written: _Written) -> tuple[pl.Schema, Sequence[tuple[int, str]]]:
 
 
 @lru_cache(maxsize=1024)
-def _read_footer(path: str, format: str, *changes: int) -> Footer:
+def _read_footer(path: str, format: str, seen: Stamp) -> Footer:
     tail = _tail(path, format, 1 << 14)
-    try:
+    stamp = replace(seen, mark=mark_of(tail))
+    with reading(path):
         if format == "parquet":
             length = int.from_bytes(tail[-8:-4], "little") + 8
             if length > len(tail):
                 tail = _tail(path, format, length)
-            return _parquet_footer(path, pq.read_metadata(pa.BufferReader(tail)))
-        schema = scan_file(path, format).collect_schema()
+            return _parquet_footer(path, pq.read_metadata(pa.BufferReader(tail)), stamp)
         with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
-            return Footer(schema, (reader.count_rows(),), os.path.getsize(path))
-    except FileNotFoundError:
+            _check_columns(path, reader.schema)
+            schema = scan_file(path, format).collect_schema()
+            return Footer(schema, (reader.count_rows(),), stamp.size, stamp)
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Whatever reading a columnar file raises, a native library's panic among it, as a `SourceError` with its path."""
+    try:
+        yield
+    except (FileNotFoundError, SourceError, Unfinished):
         raise
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        raise SourceError(f"{path} is damaged: {error}") from error
+    except (OSError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError, PanicException) as error:
+        said = str(error).splitlines() or [type(error).__name__]
+        raise SourceError(f"{path} is damaged: {said[0]}") from error
 
 
-def _parquet_footer(path: str, metadata: pq.FileMetaData) -> Footer:
+def _check_columns(path: str, schema: pa.Schema) -> None:
+    """Raise `SourceError` for a sound file that Polars cannot read: it panics at what it has no type for."""
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            raise SourceError(f"{path} has {schema.names.count(name)} columns of the name {name!r}: write it with one")
+    for column in schema:
+        if (lacking := _lacking(column.type)) is not None:
+            raise SourceError(
+                f"{path} cannot be read: its column {column.name!r} has {lacking}, which Polars has no type for;"
+                " write the file without it, or with another type for it"
+            )
+
+
+def _lacking(found: pa.DataType) -> str | None:
+    """The type that Polars lacks, in a type or within it; None where it has all of it."""
+    types = pa.types
+    if isinstance(found, pa.BaseExtensionType):
+        return _lacking(found.storage_type)
+    if types.is_timestamp(found) and re.fullmatch(r"[+-]\d\d:?\d\d", found.tz or ""):
+        return None if found.tz in ("+00:00", "-00:00") else f"{found} (zones have names: 'UTC', 'Asia/Kolkata')"
+    if types.is_dictionary(found):
+        return _lacking(found.value_type)
+    if types.is_decimal(found) and found.precision > 38:
+        return str(found)
+    plain = (
+        types.is_union,
+        types.is_run_end_encoded,
+        types.is_list_view,
+        types.is_large_list_view,
+        types.is_interval,
+    )
+    if any(is_such(found) for is_such in plain):
+        return str(found)
+    if types.is_nested(found):
+        inner = (_lacking(found.field(place).type) for place in range(found.num_fields))
+        return next((lacking for lacking in inner if lacking is not None), None)
+    return None
+
+
+def _parquet_footer(path: str, metadata: pq.FileMetaData, stamp: Stamp) -> Footer:
     schema, counting = _read_as(_Written(metadata.schema.to_arrow_schema(), path))
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     ends = tuple(accumulate(group.num_rows for group in groups))
     ranges = tuple(_ranges(group, counting) for group in groups)
-    return Footer(schema, ends, sum(group.total_byte_size for group in groups), ranges)
+    return Footer(schema, ends, sum(group.total_byte_size for group in groups), stamp, ranges)
 
 
 def _tail(path: str, format: str, most: int) -> bytes:
@@ -157,62 +209,11 @@ def _counts(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.Datetime | pl.Date) or dtype in (pl.Int64, pl.Int32)
 
 
-def scan_file(path: str, format: str) -> pl.LazyFrame:
-    """All rows of a file, as it has them."""
+def scan_file(path: str, format: str, row_number: str | None = None) -> pl.LazyFrame:
+    """All rows of a file, as it has them; `row_number` names a column that counts them."""
     if format == "parquet":
-        return pl.scan_parquet(path, glob=False, hive_partitioning=False)
-    return pl.scan_ipc(path, glob=False, hive_partitioning=False)
-
-
-def conform(path: str, found: pl.Schema, wanted: pl.Schema) -> list[pl.Expr]:
-    """The columns of `wanted` out of a file that has `found`, by name; a column of the file that is not wanted is
-    left out.
-
-    Raises `SourceError` for a column that is missing, or has a type from which not every value can be kept.
-    """
-    columns = []
-    for name, dtype in wanted.items():
-        if name not in found:
-            raise SourceError(f"{path} has no column {name!r}; it has: {', '.join(found)}")
-        if not lossless(found[name], dtype):
-            raise SourceError(f"column {name!r} is {found[name]} in {path}, and {dtype} in the stream")
-        column = pl.col(name)
-        columns.append(column if found[name] == dtype else column.cast(dtype))
-    return columns
-
-
-def lossless(found: pl.DataType, wanted: pl.DataType) -> bool:
-    """Does `wanted` hold every value of `found`?"""
-    if found == wanted or found == pl.Null:
-        return True
-    if isinstance(found, pl.List) and isinstance(wanted, pl.List):
-        return lossless(_dtype(found.inner), _dtype(wanted.inner))
-    if isinstance(found, pl.Decimal) and isinstance(wanted, pl.Decimal):
-        whole = (wanted.precision or 38) - wanted.scale - ((found.precision or 38) - found.scale)
-        return wanted.scale >= found.scale and whole >= 0
-    if found.is_integer() and wanted.is_integer():
-        return _range(wanted)[0] <= _range(found)[0] and _range(found)[1] <= _range(wanted)[1]
-    if found.is_integer() and wanted.is_float():
-        return _range(found)[1] <= (1 << (53 if wanted == pl.Float64 else 24))
-    if found == pl.Float32 and wanted == pl.Float64:
-        return True
-    if isinstance(found, pl.Datetime) and isinstance(wanted, pl.Datetime):
-        units = ("ms", "us", "ns")
-        return found.time_zone == wanted.time_zone and units.index(found.time_unit) <= units.index(wanted.time_unit)
-    if found == pl.Date and isinstance(wanted, pl.Datetime):
-        return wanted.time_zone is None
-    return wanted == pl.String and isinstance(found, pl.Categorical | pl.Enum)
+        return pl.scan_parquet(path, glob=False, hive_partitioning=False, row_index_name=row_number)
+    return pl.scan_ipc(path, glob=False, hive_partitioning=False, row_index_name=row_number)
 
 
 _NAMES = {"parquet": "Parquet", "ipc": "Arrow IPC"}
-
-
-def _range(dtype: pl.DataType) -> tuple[int, int]:
-    """The least and greatest value of an integer type."""
-    text = str(dtype)
-    bits = int(text.removeprefix("U").removeprefix("Int"))
-    return (0, (1 << bits) - 1) if text.startswith("U") else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-
-
-def _dtype(dtype: object) -> pl.DataType:
-    return dtype() if isinstance(dtype, type) else dtype  # type: ignore[return-value]

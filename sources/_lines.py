@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from arrowstream.connectors.formats.records import Cutter, Places
+
 LONGEST_LINE = 16 << 20
 """Bytes of a line, beyond which it is taken for garbage: a peer that sends no line end must not fill the memory."""
 
@@ -14,10 +16,10 @@ _KEPT = 64 << 10  # bytes of a line too long that go to the rejects
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Whole lines, and what they make of the position.
+    """Whole records, and what they make of the position.
 
-    data     the lines with their ends, fit for `Format.decode`; the last one may lack it
-    count    how many lines the position moves by, those too long among them
+    data     the records with their ends, fit for `Format.decode`; the last one may lack it
+    count    how many lines the position moves by, those too long among them; at least 1 where there is a record
     octets   how many bytes the position moves by
     refused  lines too long, cut off, with the reason
     """
@@ -29,23 +31,31 @@ class Lines:
 
 
 class LineBuffer:
-    """A buffer that is used again and again: bytes go in at its end, whole lines come out at its front.
+    """A buffer that is used again and again: bytes go in at its end, whole records come out at its front.
 
-    Give bytes with `room` and `filled`, take lines with `take`. A line of more than `longest` bytes is refused,
-    however it is cut; no more of it than `longest` bytes is ever held.
+    Give bytes with `room` and `filled`, take records with `take`. A line is a record unless a `cutter` says otherwise.
+    A record of more than `longest` bytes is refused, however it is cut; no more of it than that is ever held.
     """
 
-    def __init__(self, capacity: int = 4 << 20, longest: int = LONGEST_LINE) -> None:
+    def __init__(self, capacity: int = 4 << 20, longest: int = LONGEST_LINE, cutter: Cutter | None = None) -> None:
         self._capacity, self.longest = capacity, longest
+        self._cutter = cutter
+        self._ends = np.zeros(0, np.intp)  # where records end, if a cutter says it
         self._bytes = bytearray(capacity)
         self._end = 0  # bytes held
-        self._whole = 0  # bytes of whole lines among them
-        self._head = b""  # the beginning of a line too long
-        self._dropped = 0  # bytes of that line which are no longer here; 0 outside of such a line
-        self._passed: tuple[bytes, int] | None = None  # such a line that has ended: its beginning, its bytes
+        self._whole = 0  # bytes of whole records among them
+        self._head = b""  # the beginning of a record too long
+        self._dropped = 0  # bytes of that record which are no longer here; 0 outside of such a record
+        self._lines = 0  # line ends within them
+        self._passed: Lines | None = None  # such a record that has ended
+
+    @property
+    def empty(self) -> bool:
+        """Is nothing at hand, not even a part of a record?"""
+        return not (self._end or self._dropped or self._passed)
 
     def room(self) -> memoryview:
-        """Where the next bytes go; empty while lines have to be taken first."""
+        """Where the next bytes go; empty while records have to be taken first."""
         if self._passed or (self._dropped and self._whole):
             return memoryview(b"")
         if self._end == len(self._bytes) and not self._whole:
@@ -57,52 +67,68 @@ class LineBuffer:
     def filled(self, octets: int) -> None:
         """So many bytes have been put into the `room`."""
         start, self._end = self._end, self._end + octets
+        if self._cutter is None:
+            last = self._bytes.rfind(b"\n", start, self._end) + 1
+        else:
+            found = self._cutter.feed(np.frombuffer(self._bytes, np.uint8, octets, start)) + start
+            self._ends = np.concatenate((self._ends, found)) if len(self._ends) else found
+            last = int(found[-1]) if len(found) else 0
+        self._whole = max(self._whole, last)
         if self._dropped:
             self._pass_over()
-            start = 0
-        self._whole = max(self._whole, self._bytes.rfind(b"\n", start, self._end) + 1)
         if self._end - self._whole > self.longest:
             self._head = bytes(self._bytes[self._whole : self._whole + min(_KEPT, self.longest)])
             self._dropped = self._end - self._whole
+            self._lines = self._bytes.count(b"\n", self._whole, self._end)
             self._end = self._whole
 
     def take(self, max_lines: int | None = None) -> Lines:
-        """All whole lines, or the first `max_lines`; none may be at hand."""
+        """All whole records, or the first `max_lines`; none may be at hand."""
         if self._passed:
-            (head, octets), self._passed = self._passed, None
-            return Lines(count=1, octets=octets, refused=((head, self._too_long(octets - 1)),))
+            passed, self._passed = self._passed, None
+            return passed
         if not self._whole:
             return Lines()
-        ends = np.flatnonzero(np.frombuffer(self._bytes, np.uint8, self._whole) == ord("\n"))
+        if self._cutter is None:
+            ends = np.flatnonzero(np.frombuffer(self._bytes, np.uint8, self._whole) == ord("\n")) + 1
+        else:
+            ends = self._ends
         if max_lines is not None:
             ends = ends[:max_lines]
-        octets = int(ends[-1]) + 1
+        octets = int(ends[-1])
         data = bytes(memoryview(self._bytes)[:octets])
         self._drop(octets)
-        lengths = np.diff(ends, prepend=-1) - 1
+        count = len(ends) if self._cutter is None else max(data.count(b"\n"), 1)
+        lengths = np.diff(ends, prepend=0)
         if int(lengths.max()) <= self.longest:
-            return Lines(data, len(ends), octets)
-        return self._without_long(data, len(ends))
+            return Lines(data, count, octets)
+        return self._without_long(data, ends, count)
 
     def take_rest(self) -> Lines:
-        """The last line, which has no end, when no more will come; nothing if there is none."""
+        """The last record, which has no end, when no more will come; nothing if there is none."""
         if self._dropped:
             octets, self._dropped = self._dropped, 0
-            return Lines(count=1, octets=octets, refused=((self._head, self._too_long(octets)),))
+            return Lines(count=self._lines + 1, octets=octets, refused=((self._head, self._too_long(octets)),))
         data = bytes(memoryview(self._bytes)[: self._end])
         self._drop(self._end)
-        return Lines(data, 1 if data else 0, len(data))
+        return Lines(data, data.count(b"\n") + (not data.endswith(b"\n")) if data else 0, len(data))
 
     def _pass_over(self) -> None:
-        """Forget bytes up to the end of a line too long."""
-        end = self._bytes.find(b"\n", 0, self._end)
-        if end < 0:
-            self._dropped += self._end
+        """Forget bytes up to the end of a record too long."""
+        if self._cutter is None:
+            end = self._bytes.find(b"\n", 0, self._end) + 1
+        else:
+            end = int(self._ends[0]) if len(self._ends) else 0
+        inner = self._bytes.count(b"\n", 0, end or self._end)
+        if not end:
+            self._dropped, self._lines = self._dropped + self._end, self._lines + inner
             self._end = 0
             return
-        self._passed = self._head, self._dropped + end + 1
+        octets = self._dropped + end
+        refused = (self._head, self._too_long(octets - (self._bytes[end - 1] == ord("\n"))))
+        self._passed = Lines(count=max(self._lines + inner, 1), octets=octets, refused=(refused,))
         self._dropped = 0
-        self._drop(end + 1)
+        self._drop(end)
 
     def _drop(self, octets: int) -> None:
         """Move what follows the first `octets` bytes to the front."""
@@ -115,14 +141,23 @@ class LineBuffer:
             view = memoryview(self._bytes)
             view[:rest] = view[octets : self._end]
         self._end, self._whole = rest, max(self._whole - octets, 0)
+        if len(self._ends):
+            self._ends = self._ends[np.searchsorted(self._ends, octets, "right") :] - octets
 
-    def _without_long(self, data: bytes, count: int) -> Lines:
-        lines = data.removesuffix(b"\n").split(b"\n")
-        good = b"".join(line + b"\n" for line in lines if len(line) <= self.longest)
-        refused = tuple(
-            (line[: min(_KEPT, self.longest)], self._too_long(len(line))) for line in lines if len(line) > self.longest
-        )
-        return Lines(good, count, len(data), refused)
+    def _without_long(self, data: bytes, ends: Places, count: int) -> Lines:
+        records = [data[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+        good, refused = [], []
+        for record in records:
+            length = len(record.removesuffix(b"\n"))
+            if length <= self.longest:
+                good.append(record)
+            else:
+                refused.append((record[: min(_KEPT, self.longest)], self._too_long(length)))
+        return Lines(b"".join(good), count, len(data), tuple(refused))
 
     def _too_long(self, octets: int) -> str:
-        return f"the line is {octets} bytes long, and {self.longest} are allowed; this is its beginning"
+        kind = "line" if self._cutter is None else "record"
+        return (
+            f"the {kind} is {octets} bytes long, and {self.longest} are allowed; this is its beginning"
+            " (longest_line= allows more)"
+        )

@@ -9,16 +9,19 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
+from arrowstream.connectors.formats.encoding import Recoder, check_encoding, without_mark
 from arrowstream.connectors.formats.format import Format, make_rejects
 from arrowstream.connectors.formats.make import make_format
 from arrowstream.connectors.formats.schema import SchemaLike
 from arrowstream.connectors.source import EndOfStream, Offset
 from arrowstream.errors import PlanError, SourceError
 from arrowstream.sources._lines import LONGEST_LINE, LineBuffer, Lines
+from arrowstream.sources._refusals import OnBad, Refusals, check_on_bad
 
 _CONNECT_SECONDS = 10.0
 
@@ -32,6 +35,8 @@ class SocketSource:
     ack           answer on the same connection: the line "ACK n" says that the first n lines that came over this
                   connection are safe. Coalesced, so not every n is named
     longest_line  bytes; a longer line goes to the rejects, cut off
+    encoding      of what is sent, where it is not UTF-8: "utf-16", "latin-1" ...
+    on_bad        what to do with a record that is refused: "dead_letter", or "fail" to end the stream
 
     Not replayable: lines that were sent while nobody was connected, or were lost with a process before they were
     safe, are gone, unless the sender minds "ACK" and sends them again. The position counts lines.
@@ -48,12 +53,17 @@ class SocketSource:
         reconnect: bool = True,
         ack: bool = False,
         longest_line: int = LONGEST_LINE,
+        encoding: str = "utf-8",
+        on_bad: OnBad = "dead_letter",
         **options: Any,
     ) -> None:
         self.address = address
         self.host, self.port = _parse_address(address)
         self.format: Format = make_format(format, schema, **options)
         self.reconnect, self.ack, self.longest_line = reconnect, ack, longest_line
+        self.encoding, self.on_bad = check_encoding(encoding), check_on_bad(on_bad)
+        if ack and self.format.cutter() is not None and format == "json":
+            raise PlanError("ack=True counts lines, and JSON over several lines has none: take format='ndjson'")
         if longest_line < 1:
             raise PlanError(f"longest_line={longest_line} is no number of bytes")
 
@@ -105,7 +115,11 @@ class SocketReader:
     def __init__(self, source: SocketSource, connection: socket.socket, position: int) -> None:
         self._source, self._connection = source, connection
         self._format = source.format
-        self._buffer = LineBuffer(longest=source.longest_line)
+        self._buffer = LineBuffer(longest=source.longest_line, cutter=source.format.cutter())
+        self._recoder = Recoder(source.encoding) if source.encoding is not None else None
+        self._recoded = b""
+        self._fresh = True
+        self._judge = Refusals(source.address, source.on_bad)
         self._position = self._first = position
         self._refused: list[pa.RecordBatch] = []
         self._ended = False
@@ -132,8 +146,10 @@ class SocketReader:
                     if rows is not None or self._refused:
                         return rows
                 elif self._ended and not self._closed:
+                    self._judge.pause()
                     self._raise_end()
                 elif (left := deadline - time.monotonic()) <= 0:
+                    self._judge.pause()
                     return None
                 else:
                     self._selector.select(left)
@@ -176,7 +192,7 @@ class SocketReader:
         """Take what is at hand, without waiting."""
         while not self._ended and len(room := self._buffer.room()):
             try:
-                octets = self._connection.recv_into(room)
+                octets = self._receive_into(room)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -187,30 +203,54 @@ class SocketReader:
             else:
                 self._ended = True
 
-    def _take(self) -> Lines:
-        if self._format.header:
-            header = self._buffer.take(max_lines=1)
-            if not header.data:
-                return header
+    def _receive_into(self, room: memoryview) -> int:
+        """So many bytes were put into `room`, at least one unless the connection has ended."""
+        if self._recoder is None:
+            return self._connection.recv_into(room)
+        ended = False
+        while not self._recoded and not ended:
+            data = self._connection.recv(1 << 16)
+            ended = not data
             try:
+                self._recoded = self._recoder.feed(data, final=ended)
+            except UnicodeError as error:
+                raise SourceError(f"{self._source.address} sends what is not of its encoding=: {error}") from error
+        count = min(len(room), len(self._recoded))
+        room[:count] = self._recoded[:count]
+        self._recoded = self._recoded[count:]
+        return count
+
+    def _take(self) -> Lines:
+        try:
+            while self._format.header:
+                header = self._without_mark(self._buffer.take(max_lines=1))
+                if not header.count:
+                    break
                 self._format = self._format.with_header(header.data)
-            except ValueError as error:
-                raise SourceError(f"{self._source.address}: {error}") from error
-            self._position += 1
-        lines = self._buffer.take()
-        if lines.count or not self._ended:
-            return lines
-        rest = self._buffer.take_rest()
+                self._position += header.count
+            lines = Lines() if self._format.header else self._without_mark(self._buffer.take())
+            if lines.count or not self._ended:
+                return lines
+            rest = self._without_mark(self._buffer.take_rest())
+        except ValueError as error:
+            raise SourceError(f"{self._source.address}: {error}") from error
         if self._error is not None and rest.data:
             return Lines(count=1, refused=((rest.data, f"the connection broke within this line: {self._error}"),))
         return rest
 
+    def _without_mark(self, lines: Lines) -> Lines:
+        """Lines without the byte order mark that the first of them may have."""
+        if not self._fresh or not lines.count:
+            return lines
+        self._fresh = False
+        return replace(lines, data=without_mark(lines.data))
+
     def _decode(self, lines: Lines) -> pa.RecordBatch | None:
         decoded = self._format.decode(lines.data)
         self._position += lines.count
-        for refused in (decoded.rejects, make_rejects(lines.refused)):
-            if refused is not None:
-                self._refused.append(refused)
+        refused = [each for each in (decoded.rejects, make_rejects(lines.refused)) if each is not None]
+        self._judge.note(decoded.rows.num_rows, refused)
+        self._refused += refused
         return decoded.rows if decoded.rows.num_rows else None
 
     def _raise_end(self) -> None:

@@ -17,7 +17,8 @@ class BlockGenerator:
     """Cut incoming record batches into blocks by rows, bytes or age.
 
     Belongs to one receiver thread. Rows leave in the order they came; what one `append` brings stays in one
-    block, so that a block always ends at a position of its reader. A reference is a block of its own.
+    block, so that a block always ends at a position of its reader. A reference is a block of its own. `join` makes
+    one position of two that follow each other in a block.
     """
 
     def __init__(
@@ -30,10 +31,11 @@ class BlockGenerator:
         start: Offset | None,
         position: int,
         new_id: Callable[[], BlockId],
+        join: Callable[[Offset | None, Offset], Offset] = lambda earlier, later: later,
     ) -> None:
         self._source, self._split = source, split
         self._settings, self._replayable, self._new_id = settings, replayable, new_id
-        self._position = count(position)
+        self._position, self._join = count(position), join
         self._start: Offset | None = start
         self._stop: Offset | None = start
         self._rows: list[pa.RecordBatch] = []
@@ -53,6 +55,11 @@ class BlockGenerator:
         sealed: list[Block] = []
         if isinstance(rows, Reference):
             sealed += self.seal()
+            if rejects is not None and rejects.num_rows:  # before the rows, as in `seal`
+                at = self._start
+                info = self._info("rejects", rejects.num_rows, rejects.nbytes, at, at, now, held=True)
+                sealed.append(Block(info, rejects))
+                rejects = None
             start, self._start = self._start, stop
             info = self._info("rows", rows.num_rows, rows.nbytes, start, stop, now, held=False, ranges=rows.ranges)
             sealed.append(Block(info, None))
@@ -67,7 +74,7 @@ class BlockGenerator:
         if rejects is not None and rejects.num_rows:
             self._rejects.append(rejects)
             self._bytes += rejects.nbytes
-        self._stop = stop
+        self._stop = stop if self._created is None else self._join(self._stop, stop)
         if self._created is None and (self._rows or self._rejects):
             self._created = now
         if self._count >= self._settings.rows or self._bytes >= self._settings.bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from arrowstream.blocks.block import BlockInfo
@@ -29,7 +29,7 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class SplitPosition:
-    """How far the master knows a split: the position of its last block's last row, and the next block's number."""
+    """How far the master knows a split: what opens it after its last block's last row, and the next block's number."""
 
     offset: Offset | None = None
     next_block: int = 0
@@ -45,6 +45,8 @@ class BlockMaster:
 
     unit: UnitId
     replication: int
+    remember: Callable[[SourceId, Offset | None, Offset], Offset] = lambda source, memory, later: later
+    """What a split is opened with again after a position, given the same of the position before."""
     _blocks: dict[BlockId, _Entry] = field(default_factory=dict)
     _waiting: dict[BlockId, None] = field(default_factory=dict)
     _splits: dict[tuple[SourceId, str], SplitPosition] = field(default_factory=dict)
@@ -59,7 +61,9 @@ class BlockMaster:
         self._waiting[info.id] = None
         self.waiting_rows += info.rows
         self.waiting_bytes += info.nbytes
-        self._splits[info.source, info.split] = SplitPosition(info.stop, info.position + 1)
+        memory = self.position(info.source, info.split).offset
+        offset = memory if info.stop is None else self.remember(info.source, memory, info.stop)
+        self._splits[info.source, info.split] = SplitPosition(offset, info.position + 1)
         if not info.replayable:
             self._unsafe.setdefault((info.source, info.split), deque()).append((info.id, info.stop))
 

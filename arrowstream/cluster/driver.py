@@ -22,7 +22,7 @@ from arrowstream.cluster.inbox import Inbox
 from arrowstream.cluster.outputs import Outputs
 from arrowstream.cluster.questions import Question, Questions
 from arrowstream.connectors.sink import Committer
-from arrowstream.connectors.source import Offset, batch_limit
+from arrowstream.connectors.source import Offset, batch_limit, remembered
 from arrowstream.errors import (
     ArrowStreamError,
     BatchError,
@@ -117,7 +117,12 @@ class UnitDriver:
         self.instant = threading.RLock()
         """Held while outputs that SQL sees are between two batches."""
         self._inbox: Inbox[_Event] = Inbox(clock)
-        self._blocks = BlockMaster(unit.id, settings.cluster.replication)
+        self._sources = {source: node.source for source, node in unit.sources}
+        self._blocks = BlockMaster(
+            unit.id,
+            settings.cluster.replication,
+            lambda source, memory, later: remembered(self._sources[source], memory, later),
+        )
         self._workers = list(cluster.workers)
         program = self._program = compile_unit(unit)
         self._times, self._turns, self._tables = WatermarkTracker(unit, program.waits), Turns(unit), TableVersions(unit)
@@ -135,7 +140,6 @@ class UnitDriver:
             self._tables,
         )
         self._names = {source: node.name for source, node in unit.sources}
-        self._sources = {source: node.source for source, node in unit.sources}
         self._supervisor: ReceiverSupervisor | None = None
         self._stopping: _Stop | None = None
         self._flushes, self._questions = Flushes(unit.id), Questions(unit.id)

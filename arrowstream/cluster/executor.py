@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import Protocol, TypeAlias
 
@@ -19,7 +20,7 @@ from arrowstream.blocks.messages import BlockAdded, BlockCopied, BlockNotCopied,
 from arrowstream.blocks.store import BlockNotFoundError, BlockStore
 from arrowstream.clock import Clock
 from arrowstream.cluster.outlet import ReceiverEvents, ReceiverOutlet
-from arrowstream.connectors.source import SupportsBounded, batch_limit
+from arrowstream.connectors.source import SupportsBounded, batch_limit, joined
 from arrowstream.errors import StateError, WorkerLostError
 from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
 from arrowstream.operators.changes import to_arrow
@@ -238,9 +239,10 @@ class Executor:
             order.split,
             settings=blocks,
             replayable=source.replayable,
-            start=order.resume,
+            start=None if order.resume is None else joined(source, None, order.resume),
             position=order.next_block,
             new_id=lambda: BlockId(f"{order.unit}/{order.source}/{order.split}/{self.worker}/{next(self._numbers)}"),
+            join=partial(joined, source),
         )
         listener = ReceiverEvents(order, self.worker, self._emit)
         outlet = ReceiverOutlet(order, self.manager, run.ahead)

@@ -16,8 +16,20 @@ import pyarrow as pa
 Offset: TypeAlias = int | str | list[Any] | dict[str, Any]
 """A position in a split, made of what JSON can hold. Only the source reads meaning into it."""
 
-REJECT_SCHEMA = pa.schema([("raw", pa.large_binary()), ("reason", pa.large_string())])
-"""The columns of rejected records: the raw bytes as they came, and why they are no row."""
+REJECT_SCHEMA = pa.schema(
+    [
+        ("raw", pa.large_binary()),
+        ("reason", pa.large_string()),
+        ("path", pa.large_string()),
+        ("line", pa.int64()),
+        ("offset", pa.int64()),
+    ]
+)
+"""The columns of rejected records: the raw bytes as they came, why they are no row, and where they were found.
+
+`path` is the file's, `line` counts from 1 in it, `offset` is how many bytes (once decompressed) are before the record.
+Each of the three may be null where it is not known, or means nothing.
+"""
 
 
 class EndOfStream(Exception):
@@ -42,7 +54,7 @@ class Source(Protocol):
         """The names of the parts that can be read independently; may do I/O. Called once, at the start."""
 
     def open(self, split: str, resume: Offset | None) -> Reader:
-        """Start to read after the position `resume`, or from the beginning.
+        """Start to read after the position `resume` (`remembered`, for `SupportsSteps`), or from the beginning.
 
         Raises `SourceError` where trying again is of no use. An `OSError` is tried again with back-off, but for the
         very first time, when it makes `start()` fail: say in it what is wrong and what would help.
@@ -93,9 +105,35 @@ class SupportsRange(Protocol):
     def scan(self, split: str, start: Offset | None, stop: Offset) -> pl.LazyFrame:
         """The rows after `start` (None: from the beginning) up to `stop`, each time the same.
 
-        The two are positions that a reader of this split has given. Columns are the source's schema; the
-        engine pushes projection and filters into the frame.
+        The two are positions that a reader of this split has given (`joined` where the source `SupportsSteps` and
+        others lie between). Columns are the source's schema; the engine pushes projection and filters into the frame.
         """
+
+
+@runtime_checkable
+class SupportsSteps(Protocol):
+    """A source whose positions say only what came since the one before, so that they stay small however long it runs.
+
+    (A position in a directory that named every file read so far would grow for ever.) The engine joins those that
+    follow each other: of the polls of a block, of blocks that are scanned as one range, and, to open the split again,
+    all since the beginning.
+    """
+
+    def joined(self, earlier: Offset | None, later: Offset) -> Offset:
+        """`later`, saying also what `earlier` says, which it follows. With None: what `later` says of itself."""
+
+    def remembered(self, memory: Offset | None, later: Offset) -> Offset:
+        """What `open` takes to go on after `later`; `memory` is the same of the position before. Twice is once."""
+
+
+def joined(source: Source, earlier: Offset | None, later: Offset) -> Offset:
+    """The end of a range that begins where the one up to `earlier` does, and ends at `later`, which follows it."""
+    return source.joined(earlier, later) if isinstance(source, SupportsSteps) else later
+
+
+def remembered(source: Source, memory: Offset | None, later: Offset) -> Offset:
+    """What `source.open` takes to go on after `later`; `memory` is the same of the position before it."""
+    return source.remembered(memory, later) if isinstance(source, SupportsSteps) else later
 
 
 @runtime_checkable

@@ -14,7 +14,16 @@ import tenacity
 from arrowstream.blocks.block import Block
 from arrowstream.blocks.generator import BlockGenerator
 from arrowstream.clock import Clock
-from arrowstream.connectors.source import EndOfStream, Offset, Reader, Reference, Source, SupportsRejects, SupportsWake
+from arrowstream.connectors.source import (
+    EndOfStream,
+    Offset,
+    Reader,
+    Reference,
+    Source,
+    SupportsRejects,
+    SupportsWake,
+    remembered,
+)
 from arrowstream.errors import ArrowStreamError
 
 POLL_SECONDS = 0.05
@@ -212,8 +221,9 @@ class Receiver:
         with self._lock:
             now = self._clock.now()
             if rows is not None or rejects is not None:
-                self._resume = reader.position()
-                self._put(self._generator.append(rows, rejects, self._resume, now))
+                position = reader.position()
+                self._resume = remembered(self._source, self._resume, position)
+                self._put(self._generator.append(rows, rejects, position, now))
             self._put(self._generator.tick(now))
         return rejects is not None
 

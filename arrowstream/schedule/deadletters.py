@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from arrowstream.connectors.changes import ChangeBatch
 from arrowstream.connectors.sink import Receipt
+from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.connectors.view import TableView
 from arrowstream.operators.moment import Late
 
@@ -26,6 +27,9 @@ DEAD_LETTER_SCHEMA = pa.schema(
         ("split", pa.large_string()),
         ("raw", pa.large_binary()),
         ("reason", pa.large_string()),
+        ("path", pa.large_string()),
+        ("line", pa.int64()),
+        ("offset", pa.int64()),
         ("operator", pa.large_string()),
         ("event_time", _TIME),
         ("watermark", _TIME),
@@ -35,9 +39,10 @@ DEAD_LETTER_SCHEMA = pa.schema(
 )
 """The batch that met the record, where it came from, its bytes (of a row its JSON), and why it is part of no result.
 
-Of a row that an operator turned away: which one, and the row's time, the watermark it was judged by, and from the start
-of the first to the end of the last of its windows that had closed. A row that is "partly late" counts in its other
-windows all the same. Times on integer columns are in the reason only.
+Of a record out of a file: the file, its line from 1 and the bytes before it, where the source knows them. Of a row that
+an operator turned away: which one, and the row's time, the watermark it was judged by, and from the start of the first to
+the end of the last of its windows that had closed. A row that is "partly late" counts in its other windows all the same.
+Times on integer columns are in the reason only.
 """
 
 KEPT_ROWS = 1_000_000
@@ -51,9 +56,8 @@ def dead_letters(batch: int, source: str, split: str, rejects: pa.Table) -> pa.T
         pa.repeat(pa.scalar(batch, pa.int64()), rows),
         pa.repeat(pa.scalar(source, pa.large_string()), rows),
         pa.repeat(pa.scalar(split, pa.large_string()), rows),
-        rejects.column("raw").cast(pa.large_binary()),
-        rejects.column("reason").cast(pa.large_string()),
-        *(pa.nulls(rows, field.type) for field in list(DEAD_LETTER_SCHEMA)[5:]),
+        *(rejects.column(field.name).cast(field.type) for field in REJECT_SCHEMA),
+        *(pa.nulls(rows, field.type) for field in list(DEAD_LETTER_SCHEMA)[8:]),
     ]
     return pa.table(columns, schema=DEAD_LETTER_SCHEMA)
 
@@ -80,8 +84,11 @@ def late_letters(batch: int, late: Late) -> pa.Table:
         pl.lit(late.split).alias("split"),
         as_json(late.rows).cast(pl.Binary).alias("raw"),
         reasons.alias("reason"),
+        pl.lit(None, pl.String).alias("path"),
+        pl.lit(None, pl.Int64).alias("line"),
+        pl.lit(None, pl.Int64).alias("offset"),
         pl.lit(late.operator).alias("operator"),
-        *(series.alias(name) for name, series in zip(DEAD_LETTER_SCHEMA.names[6:], shown, strict=True)),
+        *(series.alias(name) for name, series in zip(DEAD_LETTER_SCHEMA.names[9:], shown, strict=True)),
     )
     return frame.to_arrow().cast(DEAD_LETTER_SCHEMA)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import TypeAlias
 
 import polars as pl
 import pyarrow as pa
 
-from arrowstream.connectors.source import SupportsRange
+from arrowstream.connectors.source import SupportsRange, joined
 from arrowstream.engine import engine
 from arrowstream.errors import SourceError
 from arrowstream.frames import rows_where
@@ -142,10 +143,11 @@ class StagePass:
 
     def _scan_range(self, source_id: SourceId, blocks: Sequence[TaskBlock]) -> pl.LazyFrame:
         source = self._partition.sources[source_id]
-        first, last = blocks[0].info, blocks[-1].info
+        first = blocks[0].info
         if not isinstance(source, SupportsRange):
             raise SourceError(f"block {first.id} is held by no worker, and {source} cannot be read again")
-        return source.scan(first.split, first.start, last.stop)
+        stop = reduce(partial(joined, source), (block.info.stop for block in blocks))
+        return source.scan(first.split, first.start, stop)
 
     def _merge(self, step: ProgramStep) -> Changes:
         assert isinstance(step.work, Stateful)

@@ -18,6 +18,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial, reduce
 
 import polars as pl
 import polars.testing
@@ -34,6 +35,8 @@ from arrowstream.connectors.source import (
     SupportsBounded,
     SupportsRange,
     SupportsRejects,
+    joined,
+    remembered,
 )
 
 PATIENCE = 10.0
@@ -152,6 +155,17 @@ class SourceSuite:
             position = reader.position()
         assert json.loads(json.dumps(position)) == position
 
+    def test_positions_stay_small(self, supply: Supply) -> None:
+        """They are written with every batch, and must not grow with all that was ever read (see `SupportsSteps`)."""
+        source = supply.source()
+        sizes: list[int] = []
+        with reading(source) as reader:
+            for number in range(8):
+                supply.feed(number, 1)
+                polled(source, reader, 1)
+                sizes.append(len(json.dumps(reader.position())))
+        assert max(sizes) < 2 * sizes[1] + 32
+
     def test_acknowledging_takes_any_position_given(self, supply: Supply) -> None:
         """Positions are acknowledged in order, some are skipped, and the newest may come twice."""
         source = supply.source()
@@ -168,8 +182,10 @@ class SourceSuite:
         """After a crash, a replayable source gives the same rows after the same position again."""
         source = replayable(supply)
         rows, seen = read_in_pieces(supply, source)
+        memory: Offset | None = None
         for count, position in seen:
-            with reading(source, json.loads(json.dumps(position))) as reader:
+            memory = memory if position is None else remembered(source, memory, position)
+            with reading(source, json.loads(json.dumps(memory))) as reader:
                 supply.again(rows.height - count)
                 assert_rows([polled(source, reader, rows.height - count)], [rows[count:]])
 
@@ -179,8 +195,10 @@ class SourceSuite:
         assert isinstance(source, SupportsRange)
         rows, seen = read_in_pieces(supply, source)
         for place, (first, start) in enumerate(seen):
-            for last, stop in seen[place + 1 :]:
-                assert stop is not None
+            stop: Offset | None = None
+            for last, position in seen[place + 1 :]:
+                assert position is not None
+                stop = position if stop is None else joined(source, stop, position)
                 scanned = source.scan(source.splits()[0], start, stop).collect()
                 assert scanned.schema == empty(source).schema
                 assert_rows([scanned], [rows[first:last]])
@@ -190,8 +208,9 @@ class SourceSuite:
         source = replayable(supply)
         with reading(source) as reader:
             rows = supply.feed(0, 4)
-            polled(source, reader, 4)
-            stop = reader.position()
+            steps: list[Offset] = []
+            polled(source, reader, 4, steps=steps)
+            stop = reduce(partial(joined, source), steps)
         copied = pickle.loads(pickle.dumps(source))
         assert isinstance(copied, SupportsRange)
         assert_rows([copied.scan(source.splits()[0], None, stop).collect()], [rows])
@@ -238,17 +257,23 @@ def read_in_pieces(supply: Supply, source: Source) -> tuple[pl.DataFrame, list[t
         for count in (3, 1, 4):
             first = seen[-1][0]
             pieces.append(supply.feed(first, count))
-            assert_rows([polled(source, reader, count)], pieces[-1:])
-            seen.append((first + count, reader.position()))
+            steps: list[Offset] = []
+            assert_rows([polled(source, reader, count, steps=steps)], pieces[-1:])
+            seen.append((first + count, reduce(partial(joined, source), steps)))
     return pl.concat(pieces), seen
 
 
 def polled(
-    source: Source, reader: Reader, count: int | None, refused: list[pa.RecordBatch] | None = None
+    source: Source,
+    reader: Reader,
+    count: int | None,
+    refused: list[pa.RecordBatch] | None = None,
+    steps: list[Offset] | None = None,
 ) -> pl.DataFrame:
     """The next `count` rows (None: all to the end); fails where they do not come, or more do.
 
-    A reference is scanned. Rejects go to `refused`, and are a failure where it is not given.
+    A reference is scanned. Rejects go to `refused`, and are a failure where it is not given; positions after each poll
+    that gave something go to `steps`.
     """
     found = [empty(source)]
     deadline = time.monotonic() + PATIENCE
@@ -257,9 +282,13 @@ def polled(
             assert time.monotonic() < deadline, f"{count} rows were to come, and these did: {pl.concat(found)}"
             before = reader.position()
             polled = reader.poll(0.05)
+            given = polled is not None
             if isinstance(reader, SupportsRejects) and (rejects := reader.rejects()) is not None:
                 assert refused is not None, f"records were refused: {rejects.to_pylist()}"
                 refused.append(rejects)
+                given = True
+            if given and steps is not None:
+                steps.append(reader.position())
             if isinstance(polled, Reference):
                 assert isinstance(source, SupportsRange)
                 found.append(source.scan(source.splits()[0], before, reader.position()).collect())

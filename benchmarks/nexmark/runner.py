@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from arrowstream.cluster.cluster import Cluster
 from arrowstream.connectors.changes import Append
 from arrowstream.frame import StreamFrame
 from arrowstream.schedule.progress import BatchReport
-from arrowstream.sources._listing import Entry, Listing
+from arrowstream.sources._listing import Found, Listing
 from arrowstream.sources.files import FileSource
 from benchmarks.nexmark.queries import QUERIES, ysb
 
@@ -124,13 +124,14 @@ class FilesByName(FileSource):
         super().__init__(
             directory, watch=False, format="parquet", max_rows_per_poll=max(most, 1), max_rows_per_batch=max(most, 1)
         )
-        self.listing = _ByName(self.listing.root, self.listing.pattern)
+        self.listing = _ByName(self.listing.root, self.listing.pattern, endings=self.listing.endings)
 
 
 class _ByName(Listing):
-    def entries(self, split: int = 0) -> list[Entry]:
-        found = super().entries(split)
-        return sorted(replace(entry, mtime_ns=0) for entry in found)
+    def look(self, split: int = 0) -> Found:
+        found = super().look(split)
+        found.entries.sort(key=lambda entry: entry.name)
+        return found
 
 
 def rows_of_files(directory: Path) -> list[int]:

@@ -35,7 +35,7 @@ def rows(*values: int) -> pa.RecordBatch:
 
 
 def rejects(number: int) -> pa.RecordBatch:
-    return pa.record_batch([[b"?"] * number, ["no row"] * number], schema=REJECT_SCHEMA)
+    return pa.record_batch([[b"?"] * number, ["no row"] * number, *[[None] * number] * 3], schema=REJECT_SCHEMA)
 
 
 def values(blocks: list[Block]) -> list[int]:
@@ -141,3 +141,27 @@ def test_all_rows_leave_once_in_order_and_without_gaps(script: list[tuple[str, i
             continue  # beside the rows of the same stretch
         assert block.info.start == stop
         stop = block.info.stop
+
+
+def test_the_positions_of_a_block_are_joined() -> None:
+    """Those of a directory say only which files came since the one before; a block is read again with all of them."""
+    numbers = count()
+    at = BlockGenerator(
+        SourceId("s000"),
+        "split",
+        settings=SETTINGS,
+        replayable=True,
+        start=None,
+        position=0,
+        new_id=lambda: BlockId(f"b{next(numbers)}"),
+        join=lambda earlier, later: f"{earlier}{later}",
+    )
+    at.append(rows(1), None, "a", now=0.0)
+    at.append(None, rejects(1), "b", now=0.0)
+    at.append(rows(2), None, "c", now=0.0)
+    assert [(block.info.start, block.info.stop) for block in at.seal()] == [(None, None), (None, "abc")]
+    [reference] = at.append(Reference(5, 40), None, "d", now=0.0)
+    assert (reference.info.start, reference.info.stop) == ("abc", "d")
+    at.append(rows(3), None, "e", now=0.0)
+    at.append(rows(4), None, "f", now=0.0)
+    assert [(block.info.start, block.info.stop) for block in at.seal()] == [("d", "ef")]

@@ -191,3 +191,12 @@ class Book(RuleBasedStateMachine):
 
 TestBook = Book.TestCase
 TestBook.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+def test_a_split_is_opened_again_with_all_that_was_read() -> None:
+    """A directory's positions name new files only; who takes over from a lost worker must know the old ones."""
+    master = BlockMaster(UNIT, 1, lambda source, memory, later: sorted({*(memory or ()), later}))  # type: ignore[misc]
+    for number in range(3):
+        master.added(added(info(number), workers(0)))
+    assert master.position(info(0).source, "a") == SplitPosition([0, 1, 2], 3)
+    assert master.position(info(0).source, "b") == SplitPosition(None, 0)

@@ -257,6 +257,33 @@ def test_a_worker_dies_while_the_history_gives_way_to_the_live_stream(victim: in
             assert ctx.progress.lost_rows == 0
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("tail", [False, True])
+def test_a_worker_dies_that_reads_files(tmp_path: Path, victim: int, tail: bool) -> None:
+    """The next one knows all files that were read, and goes on in each log where the first one was."""
+
+    def come(first: int, stop: int) -> None:
+        for name in range(3):
+            with (tmp_path / (f"{name}.csv" if tail else f"{first}-{name}.csv")).open("a") as file:
+                file.write("".join(f"{value}\n" for value in range(first + name, stop, 3)))
+
+    come(0, 300)
+    ctx = StreamingContext("10ms", "10ms", workers=2)
+    frame = ctx.read.csv(tmp_path, {"value": pl.Int64}, poll_interval="10ms", max_rows_per_poll=20, tail=tail)
+    totals(frame.with_columns(key=pl.col("value") % 7)).write.memory("t")
+    with ctx:
+        ctx.start()
+        come(300, 600)
+        wait_until(lambda: ctx.progress.rows_in >= 600, "the first files")
+        come(600, 900)
+        kill(ctx, f"worker-{victim}")
+        come(900, 1200)
+        wait_for_note(ctx, f"worker-{victim} is lost")
+        wait_until(lambda: ctx.progress.rows_in >= 1200, "the last files")
+        ctx.process_all_available(timeout=60)
+        assert_right(ctx, "t", numbers(0, 1200))
+
+
 def test_without_copies_the_loss_of_rows_is_loud() -> None:
     """replication=1 was chosen for speed: rows that a dead worker alone had are gone, and that is said."""
     with LineServer() as server:

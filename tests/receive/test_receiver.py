@@ -59,7 +59,9 @@ class ScriptedReader:
         if isinstance(act, BaseException):
             raise act
         if isinstance(act, str):
-            self._rejects = pa.record_batch([[act.encode()], ["malformed"]], schema=REJECT_SCHEMA)
+            self._rejects = pa.record_batch(
+                [[act.encode()], ["malformed"], [None], [None], [None]], schema=REJECT_SCHEMA
+            )
             self._at += 1
             return None
         if act is None:

@@ -8,9 +8,11 @@ import logging
 import os
 import pickle
 import random
+import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import polars.testing
@@ -19,9 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import arrowstream as ars
-from arrowstream.connectors.source import EndOfStream, Offset, Reference, batch_limit
+from arrowstream.connectors.source import EndOfStream, Offset, Reader, Reference, SupportsRejects, batch_limit
 from arrowstream.errors import PlanError, SourceError
-from arrowstream.sources.files import FileReader, FileSource
+from arrowstream.sources.files import FileSource
 from arrowstream.testing.source_suite import SourceSuite, Supply, assert_rows, polled, reading
 
 SCHEMA = {"n": pl.Int64, "name": pl.String}
@@ -80,6 +82,13 @@ def in_order_of_age(*paths: Path) -> None:
         os.utime(path, (1_700_000_000 + age, 1_700_000_000 + age))
 
 
+def rejects(reader: Reader) -> list[dict[str, Any]]:
+    """What the reader has refused since it was asked last."""
+    assert isinstance(reader, SupportsRejects)
+    found = reader.rejects()
+    return [] if found is None else found.to_pylist()
+
+
 def numbers(source: FileSource, resume: Offset | None = None) -> list[int]:
     """Column `n` of all there is, by a bounded reading."""
     with reading(source.bounded(), resume) as reader:
@@ -100,16 +109,16 @@ def test_a_file_that_comes_late_with_an_early_time_is_read_all_the_same(tmp_path
     with reading(source) as reader:
         write(frame(0, 2), tmp_path / "new.parquet")
         polled(source, reader, 2)
-        before = reader.position()
+        before = json.loads(json.dumps(reader.position()))
         write(frame(2, 2), tmp_path / "_old.parquet")
         in_order_of_age(tmp_path / "_old.parquet")
         (tmp_path / "_old.parquet").rename(tmp_path / "old.parquet")
         assert_rows([polled(source, reader, 2)], [frame(2, 2)])
         after = reader.position()
-    assert_rows([source.scan("files-0", None, after).collect()], [frame(0, 4)])
+    assert_rows([source.scan("files-0", None, source.joined(before, after)).collect()], [frame(0, 4)])
     assert_rows([source.scan("files-0", before, after).collect()], [frame(2, 2)])
     assert numbers(source, before) == [2, 3]
-    assert numbers(source, after) == []
+    assert numbers(source, source.remembered(before, after)) == []
 
 
 def test_one_poll_gives_rows_of_several_files_up_to_its_most(tmp_path: Path) -> None:
@@ -155,10 +164,15 @@ def test_any_cut_gives_every_row_once(tmp_path: Path, suffix: str) -> None:
             found = reader.poll(0)
             assert found is not None
             seen.append((seen[-1][0] + found.num_rows, json.loads(json.dumps(reader.position()))))
-    for count, position in seen:
-        assert numbers(source, position) == list(range(count, first))
-        for later, stop in chance.sample(seen, 5):
-            if later > count and stop is not None:
+    memory: Offset | None = None
+    for place, (count, position) in enumerate(seen):
+        memory = memory if position is None else source.remembered(memory, position)
+        assert numbers(source, json.loads(json.dumps(memory))) == list(range(count, first))
+        stop: Offset | None = None
+        for later, step in seen[place + 1 :]:
+            assert step is not None
+            stop = step if stop is None else source.joined(stop, step)
+            if chance.random() < 0.3:
                 scanned = source.scan("files-0", position, stop).collect()
                 assert scanned["n"].to_list() == list(range(count, later))
 
@@ -217,26 +231,13 @@ def test_a_file_being_written_is_waited_for(tmp_path: Path, caplog: pytest.LogCa
         write(frame(20, 2), tmp_path / "other.parquet")
         assert_rows([polled(source, reader, 2)], [frame(20, 2)])
         assert reader.poll(0.05) is None
-        assert not caplog.records
+        assert not [record for record in caplog.records if "growing" in record.message]
         growing.write_bytes(whole)
         assert_rows([polled(source, reader, 20)], [frame(0, 20)])
     growing.write_bytes(whole[: len(whole) // 2])
-    with reading(source.bounded()) as reader, pytest.raises(SourceError, match=r"growing.parquet has no footer"):
-        reader.poll(0)
-
-
-def test_a_file_that_stays_without_a_footer_is_named_in_the_log_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("arrowstream.sources.files._REPORT_SECONDS", 0.02)
-    (tmp_path / "half.parquet").write_bytes(b"PAR1 and then the writer died")
-    source = FileSource(tmp_path, "parquet", SCHEMA, poll_interval="10ms")
-    with reading(source) as reader:
-        while not caplog.records:
-            assert reader.poll(0.02) is None
-        assert reader.poll(0.1) is None
-    [record] = caplog.records
-    assert "half.parquet has no footer" in record.message
+    source = FileSource(tmp_path, "parquet", SCHEMA, bad_files="fail")
+    with pytest.raises(SourceError, match=r"growing.parquet has no footer"):
+        numbers(source)
 
 
 @pytest.mark.parametrize(
@@ -249,8 +250,19 @@ def test_a_file_that_stays_without_a_footer_is_named_in_the_log_once(
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    source = FileSource(tmp_path / name, schema=SCHEMA)
+    """In the dead letters, with its first bytes, and the stream goes on; or its end says so, if the user wants that."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    source = FileSource(path, schema=SCHEMA)
+    with reading(source) as reader:
+        assert reader.poll(0) is None
+        [letter] = rejects(reader)
+        assert letter["raw"] == content
+        assert letter["path"] == str(path)
+        assert re.search(said, letter["reason"])
+        assert reader.poll(0) is None
+        assert not rejects(reader)
+    source = FileSource(path, schema=SCHEMA, bad_files="fail")
     with pytest.raises(SourceError, match=said), reading(source) as reader:
         reader.poll(0)
 
@@ -273,7 +285,7 @@ def test_a_file_that_goes_or_shrinks_before_it_is_scanned_is_named(tmp_path: Pat
         reader.poll(0)
         position = reader.position()
     write(frame(0, 2), path)
-    with pytest.raises(SourceError, match=rf"a.{suffix} has shrunk"):
+    with pytest.raises(SourceError, match=rf"a.{suffix} was replaced"):
         source.scan("files-0", None, position).collect()
     path.unlink()
     with pytest.raises(SourceError, match=rf"a.{suffix} was there when the stream read it, and is gone"):
@@ -306,7 +318,7 @@ def test_the_schema_of_lines_is_guessed_from_the_oldest_file(tmp_path: Path) -> 
     found = FileSource(tmp_path / "a.ndjson").schema
     nested = pl.Schema([("l", pl.List(pl.Int64)), ("s", pl.Struct({"t": pl.String}))])
     assert found == pl.Schema([("n", pl.Int64), ("x", pl.Float64), *nested.items()]).to_arrow()
-    found = FileSource(tmp_path / "b.csv", header=True, delimiter=";").schema
+    found = FileSource(tmp_path / "b.csv", has_header=True, separator=";").schema
     assert found == pl.Schema({"day": pl.Date, "n": pl.Int64, "x": pl.Float64}).to_arrow()
 
 
@@ -343,34 +355,34 @@ def test_columns_are_found_by_name_and_widened_without_loss(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (pl.DataFrame({"name": ["a"]}), "a.parquet has no column 'n'; it has: name"),
-        (pl.DataFrame({"n": [1.0], "name": ["a"]}), "column 'n' is Float64 in .*a.parquet, and Int64 in the stream"),
-        (pl.DataFrame({"n": [1], "name": ["a"]}, schema={"n": pl.UInt64, "name": pl.String}), "'n' is UInt64"),
+        (pl.DataFrame({"x": ["a"]}), "a.parquet: it has none of the columns 'n', 'name'; it has: x"),
+        (pl.DataFrame({"n": ["1"], "name": ["a"]}), "a.parquet: column 'n' is String in it, and Int64 in the stream"),
+        (pl.DataFrame({"n": [1], "name": [2]}), "column 'name' is Int64 in it, .*strict=False reads it as text"),
     ],
 )
 def test_a_file_that_does_not_fit_the_schema_is_named(tmp_path: Path, other: pl.DataFrame, said: str) -> None:
     write(other, tmp_path / "a.parquet")
-    source = FileSource(tmp_path, "parquet", SCHEMA)
-    with reading(source) as reader, pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=said):
+        numbers(FileSource(tmp_path, "parquet", SCHEMA, bad_files="fail"))
+    with reading(FileSource(tmp_path, "parquet", SCHEMA)) as reader:
         reader.poll(0)
+        assert re.search(said, rejects(reader)[0]["reason"])
 
 
 def test_each_csv_file_has_its_own_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("n,name\n1,a\n2,b\n")
     (tmp_path / "b.csv").write_text("name,extra,n\r\nc,x,3\r\n")
     in_order_of_age(tmp_path / "a.csv", tmp_path / "b.csv")
-    source = FileSource(tmp_path, "csv", SCHEMA, header=True, max_rows_per_poll=1)
+    source = FileSource(tmp_path, "csv", SCHEMA, has_header=True, max_rows_per_poll=1)
+    steps: list[Offset] = []
     with reading(source.bounded()) as reader:
-        rows = polled(source, reader, 2)
-        middle = reader.position()
-        rows = pl.concat([rows, polled(source, reader, None)])
-        stop = reader.position()
+        rows = polled(source, reader, None, steps=steps)
     assert rows.rows() == [(1, "a"), (2, "b"), (3, "c")]
-    assert numbers(source, middle) == [3]
-    assert source.scan("files-0", middle, stop).collect().rows() == [(3, "c")]
-    (tmp_path / "c.csv").write_text("nn,name\n1,a\n")
-    with pytest.raises(SourceError, match=r"c.csv: the header names column 'n' 0 times"):
-        numbers(source)
+    assert numbers(source, source.joined(steps[0], steps[1])) == [3]
+    assert source.scan("files-0", steps[1], steps[2]).collect().rows() == [(3, "c")]
+    (tmp_path / "c.csv").write_text("who,what\n1,a\n")
+    with pytest.raises(SourceError, match=r"c.csv: the header"):
+        numbers(FileSource(tmp_path, "csv", SCHEMA, has_header=True, bad_files="fail"))
 
 
 def test_splits_share_the_files(tmp_path: Path) -> None:
@@ -390,47 +402,45 @@ def test_splits_share_the_files(tmp_path: Path) -> None:
     assert sorted(found) == list(range(20))
 
 
-def test_positions_stay_small_once_files_are_acknowledged(tmp_path: Path) -> None:
+def test_positions_stay_small_however_many_files_were_read(tmp_path: Path) -> None:
     """A directory of ten thousand small files must not make ten thousand names of every batch's entry in the log."""
-    source = FileSource(tmp_path, "parquet", SCHEMA, poll_interval="10ms", remember=3)
-    paths = [tmp_path / f"{name:02}.parquet" for name in range(10)]
-    for name, path in enumerate(paths):
-        write(frame(name, 1), path)
-    in_order_of_age(*paths)
+    source = FileSource(tmp_path, "parquet", SCHEMA, poll_interval="10ms")
+    memory: Offset | None = None
     with reading(source) as reader:
-        polled(source, reader, 10)
-        acknowledged = reader.position()
-        reader.acknowledge(acknowledged)
-        for name in range(10, 12):
+        for name in range(30):
+            write(frame(name, 1), tmp_path / f"{name:02}.parquet")
+            polled(source, reader, 1)
+            position = reader.position()
+            assert isinstance(position, dict)
+            assert [part[0] for part in position["read"]] == [f"{name:02}.parquet"]
+            assert len(json.dumps(position)) < 200
+            memory = source.remembered(memory, position)
+    assert numbers(source, memory) == []
+    write(frame(30, 1), tmp_path / "30.parquet")
+    in_order_of_age(tmp_path / "30.parquet")
+    assert numbers(source, memory) == [30]
+
+
+def test_the_former_option_for_names_to_keep_does_nothing_and_says_so(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="remember= has no effect"):
+        FileSource(tmp_path, "parquet", SCHEMA, remember=3)
+
+
+def test_a_position_is_of_no_use_without_those_before_it(tmp_path: Path) -> None:
+    """It names the files since the last one only; opened with it alone, the source would read the others twice."""
+    source = FileSource(tmp_path, "parquet", SCHEMA, poll_interval="10ms")
+    with reading(source) as reader:
+        positions = []
+        for name in range(2):
             write(frame(name, 1), tmp_path / f"{name}.parquet")
             polled(source, reader, 1)
-        position = reader.position()
-    assert isinstance(position, dict)
-    assert [name for name, _ in position["done"]] == [f"{name:02}.parquet" for name in range(6, 12)]
-    assert source.scan("files-0", acknowledged, position).collect()["n"].to_list() == [10, 11]
-    assert numbers(source, position) == []
-    write(frame(12, 1), tmp_path / "12.parquet")
-    assert numbers(source, position) == [12]
-    with pytest.raises(SourceError, match="acknowledged long ago"):
-        source.scan("files-0", None, position)
-
-
-def test_names_stay_while_an_older_file_waits(tmp_path: Path) -> None:
-    """An old file without a footer is not hidden by the time that stands for the files let go of."""
-    (tmp_path / "half.parquet").write_bytes(b"PAR1 and more to come")
-    paths = [tmp_path / f"{name:02}.parquet" for name in range(10)]
-    for name, path in enumerate(paths):
-        write(frame(name, 1), path)
-    in_order_of_age(tmp_path / "half.parquet", *paths)
-    source = FileSource(tmp_path, "parquet", SCHEMA, poll_interval="10ms", remember=1)
-    with reading(source) as reader:
-        polled(source, reader, 10)
-        reader.acknowledge(reader.position())
-        assert reader.poll(0.05) is None
-        position = reader.position()
-    write(frame(10, 1), tmp_path / "half.parquet")
-    in_order_of_age(tmp_path / "half.parquet")
-    assert numbers(source, position) == [10]
+            positions.append(reader.position())
+    with pytest.raises(SourceError, match=r"source.remembered\(memory, position\)"):
+        source.open("files-0", positions[1])
+    with pytest.raises(SourceError, match=r"join positions .* with source.joined"):
+        source.scan("files-0", None, positions[1])
+    with pytest.raises(SourceError, match="do not follow each other"):
+        source.joined(positions[1], positions[0])
 
 
 def options(**given: object) -> Callable[[], FileSource]:
@@ -441,9 +451,9 @@ def options(**given: object) -> Callable[[], FileSource]:
     ("make", "said"),
     [
         (options(schema=SCHEMA), "give format="),
-        (options(format="xml", schema=SCHEMA), "no format 'xml'; there are: parquet, ipc, ndjson, csv, text"),
+        (options(format="xml", schema=SCHEMA), "no format 'xml'; there are: parquet, ipc, ndjson, json, csv, text"),
         (options(format="parquet", schema=SCHEMA, delimiter=";"), "has no option 'delimiter'"),
-        (options(format="csv", schema=SCHEMA, delimeter=";"), "has no option 'delimeter'; it has: delimiter"),
+        (options(format="csv", schema=SCHEMA, delimeter=";"), "has no option 'delimeter'; it has: separator"),
         (options(format="csv", schema=SCHEMA, splits=0), "splits=0"),
         (options(format="csv", schema=SCHEMA, poll_interval="soon"), "no duration"),
         (options(format="csv", schema=SCHEMA, poll_interval="-1s"), "above zero"),
@@ -464,7 +474,7 @@ def test_the_description_keeps_its_place_in_a_pickle(tmp_path: Path, monkeypatch
 
 
 def test_a_closed_reader_has_ended(tmp_path: Path) -> None:
-    reader: FileReader = FileSource(tmp_path, "text").open("files-0", None)
+    reader = FileSource(tmp_path, "text").open("files-0", None)
     reader.close()
     with pytest.raises(EndOfStream):
         reader.poll(0)

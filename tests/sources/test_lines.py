@@ -46,7 +46,11 @@ def test_every_line_comes_out_once_and_whole(data: list[bytes], cuts: list[int],
     assert sum(lines_.octets for lines_ in taken) == len(whole)
     refused = [(raw, reason) for lines_ in taken for raw, reason in lines_.refused]
     assert refused == [
-        (line[:LONGEST], f"the line is {len(line)} bytes long, and {LONGEST} are allowed; this is its beginning")
+        (
+            line[:LONGEST],
+            f"the line is {len(line)} bytes long, and {LONGEST} are allowed; this is its beginning"
+            " (longest_line= allows more)",
+        )
         for line in lines
         if len(line) > LONGEST
     ]

@@ -162,13 +162,13 @@ def test_a_line_without_end_does_not_fill_the_memory(server: LineServer) -> None
         [batch] = refused
         assert batch["raw"].to_pylist() == [b"x" * 1000]
         assert batch["reason"].to_pylist() == [
-            "the line is 100000 bytes long, and 1000 are allowed; this is its beginning"
+            "the line is 100000 bytes long, and 1000 are allowed; this is its beginning (longest_line= allows more)"
         ]
         assert reader.position() == 3
 
 
 def test_each_connection_has_its_csv_header(server: LineServer) -> None:
-    source = SocketSource(server.address, "csv", {"n": pl.Int64, "word": pl.String}, header=True).bounded()
+    source = SocketSource(server.address, "csv", {"n": pl.Int64, "word": pl.String}, has_header=True).bounded()
     for _ in range(2):
         with reading(source) as reader:
             server.send(["word,other,n", "a,x,1", "b,y,2"])
@@ -177,10 +177,10 @@ def test_each_connection_has_its_csv_header(server: LineServer) -> None:
 
 
 def test_a_csv_header_without_a_column_is_an_error(server: LineServer) -> None:
-    source = SocketSource(server.address, "csv", {"n": pl.Int64}, header=True)
+    source = SocketSource(server.address, "csv", {"n": pl.Int64}, has_header=True)
     with reading(source) as reader:
         server.send(["word,other", "a,x"])
-        with pytest.raises(SourceError, match="column 'n' 0 times; it has: word, other"):
+        with pytest.raises(SourceError, match="names none of the columns 'n'; it has: word, other"):
             reader.poll(10)
 
 

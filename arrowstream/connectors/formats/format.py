@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from arrowstream.connectors.formats.records import Cutter
 from arrowstream.connectors.source import REJECT_SCHEMA
 
 
@@ -21,9 +22,10 @@ class Decoded:
 
 
 class Format(Protocol):
-    """A way to write rows as lines. A picklable description; decoding keeps nothing between calls.
+    """A way to write rows as lines, or as records of several. A picklable description; decoding keeps nothing between
+    calls.
 
-    What becomes of a line depends on that line alone, never on its neighbours in the buffer.
+    What becomes of a record depends on that record alone, never on its neighbours in the buffer.
     """
 
     @property
@@ -31,13 +33,16 @@ class Format(Protocol):
 
     @property
     def header(self) -> bool:
-        """The first line of each file, or connection, names the columns: it goes to `with_header`."""
+        """The first record of a file, or connection, is no row but names of columns, say: it goes to `with_header`."""
 
     def with_header(self, line: bytes) -> Format:
-        """This format for what follows such a first line. Raises `ValueError` where it cannot be."""
+        """This format for what follows such a record; it may want one more. Raises `ValueError` where it cannot be."""
+
+    def cutter(self) -> Cutter | None:
+        """What finds the ends of records, anew for each file or connection; None where a line is a record."""
 
     def decode(self, data: bytes) -> Decoded:
-        """Rows of whole lines; the last one may lack its line end. The rows may share memory with `data`."""
+        """Rows of whole records; the last one may lack its end. The rows may share memory with `data`."""
 
 
 def count_lines(data: bytes) -> int:
@@ -48,12 +53,22 @@ def count_lines(data: bytes) -> int:
     return ends if data.endswith(b"\n") else ends + 1
 
 
-def make_rejects(refused: Sequence[tuple[bytes, str]]) -> pa.RecordBatch | None:
-    """Refused lines and their reasons as a record batch; None where there are none."""
+def make_rejects(
+    refused: Sequence[tuple[bytes, str]],
+    *,
+    path: str | None = None,
+    lines: Sequence[int | None] | None = None,
+    offsets: Sequence[int | None] | None = None,
+) -> pa.RecordBatch | None:
+    """Refused records and their reasons as a record batch (`REJECT_SCHEMA`), with the place of each where it is known;
+    None where there are none."""
     if not refused:
         return None
     raw, reasons = zip(*refused, strict=True)
-    return pa.record_batch([pa.array(raw, pa.large_binary()), pa.array(reasons, pa.large_string())], REJECT_SCHEMA)
+    unknown = [None] * len(refused)
+    columns = [raw, reasons, [path] * len(refused), lines or unknown, offsets or unknown]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, REJECT_SCHEMA.types, strict=True)]
+    return pa.record_batch(arrays, REJECT_SCHEMA)
 
 
 def is_utf8(data: bytes) -> bool:

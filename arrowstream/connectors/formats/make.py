@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from arrowstream.connectors.formats.csv import CsvFormat
 from arrowstream.connectors.formats.format import Format
+from arrowstream.connectors.formats.json import JsonFormat
 from arrowstream.connectors.formats.ndjson import NdjsonFormat
 from arrowstream.connectors.formats.schema import SchemaLike, arrow_schema
 from arrowstream.connectors.formats.text import TextFormat
@@ -16,7 +19,7 @@ from arrowstream.errors import PlanError
 _MAKERS: dict[str, Callable[..., Format]] = {
     "text": TextFormat,
     "ndjson": NdjsonFormat,
-    "json": NdjsonFormat,
+    "json": JsonFormat,
     "csv": CsvFormat,
 }
 
@@ -30,7 +33,8 @@ def make_format(name: str, schema: SchemaLike | None = None, **options: Any) -> 
     if name not in _MAKERS:
         raise PlanError(f"no format {name!r}; there are: {', '.join(_MAKERS)}")
     maker = _MAKERS[name]
-    known = [option for option in inspect.signature(maker).parameters if option != "schema"]
+    options = current_options(name, options)
+    known = [option for option in inspect.signature(maker).parameters if option not in ("schema", "columns")]
     for option in options:
         if option not in known:
             has = f"it has: {', '.join(known)}" if known else "it has none"
@@ -48,3 +52,30 @@ def make_format(name: str, schema: SchemaLike | None = None, **options: Any) -> 
             " schema={'user': pl.String, 'amount': pl.Float64}"
         )
     return maker(arrow_schema(schema), **options)
+
+
+_FORMER = {"delimiter": "separator", "header": "has_header", "quote": "quote_char"}
+
+
+def current_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a format by the names that they have now; warns of former ones, raises `PlanError` for both."""
+    current = dict(options)
+    for former, option in _FORMER.items() if name == "csv" else ():
+        if former in current:
+            if option in current:
+                raise PlanError(f"{former}= is the former name of {option}=: give {option}= alone")
+            warnings.warn(
+                f"{former}= of CSV is called {option}= now, as in Polars; the former name goes with the next release",
+                DeprecationWarning,
+                stacklevel=_outside(),
+            )
+            current[option] = current.pop(former)
+    return current
+
+
+def _outside() -> int:
+    """How far up the user's line is that a warning is about."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("arrowstream."):
+        frame, level = frame.f_back, level + 1
+    return level

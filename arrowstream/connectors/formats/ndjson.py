@@ -8,7 +8,9 @@ line of that buffer is examined by msgspec (5 million lines a second, one call a
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -20,9 +22,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
-from arrowstream.connectors.formats.convert import convert, convert_each, type_name
+from arrowstream.connectors.formats.convert import USUAL, Spelling, convert, convert_each, type_name
+from arrowstream.connectors.formats.dates import of_column, spelled_formats
 from arrowstream.connectors.formats.format import Decoded, is_utf8, not_utf8
-from arrowstream.connectors.formats.schema import is_scalar, refuse_types
+from arrowstream.connectors.formats.records import Cutter
+from arrowstream.connectors.formats.rest import rest_of
+from arrowstream.connectors.formats.schema import (
+    NewColumns,
+    NewColumnsFound,
+    check_new_columns,
+    is_scalar,
+    refuse_types,
+    with_rescued,
+)
 from arrowstream.connectors.formats.sift import Parsed, Refused, sift
 from arrowstream.errors import PlanError
 
@@ -38,20 +50,36 @@ class NdjsonFormat:
     strings, decimals are numbers or strings. Nothing is guessed: a value of another JSON type than the column's
     (`"1"` or `1.0` for an integer), a number that overflows, a field given twice, NaN and what else is not JSON
     refuse the line. Blank lines are skipped; `\r\n` ends a line too.
+
+    strict        False: a String column takes any value, as the text that stands in the JSON (`1.50`, `[1, 2]`)
+    date_formats  how dates and times are written, where not by ISO 8601: formats as `str.to_date` takes them, tried in
+                  this order, for all columns or by the name of the column; dates within lists and structs are ISO 8601
+    new_columns   what becomes of fields that the schema lacks, within structs too: "ignore", "rescue" (they are a JSON
+                  object in the column `_rescued`) or "fail"
     """
 
     schema: pa.Schema
+    strict: bool = True
+    date_formats: Mapping[str, Sequence[str] | str] | Sequence[str] | str = ()
+    new_columns: NewColumns = "ignore"
     header: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_new_columns(self.new_columns)
+        if self.new_columns == "rescue":
+            object.__setattr__(self, "schema", with_rescued(self.schema))
         refuse_types(self.schema, "ndjson", _readable)
+        object.__setattr__(self, "date_formats", spelled_formats(self.date_formats, self.schema))
         try:
-            _examiner(self.schema)
+            _examiner(self._fields())
         except ValueError as error:
             raise PlanError(f"format 'ndjson' cannot find a field of such a name: {error}") from error
 
     def with_header(self, line: bytes) -> NdjsonFormat:
         raise ValueError("NDJSON has no header")
+
+    def cutter(self) -> Cutter | None:
+        return None
 
     def decode(self, data: bytes) -> Decoded:
         """The objects of `data` as rows, in bulk where every line of it is good."""
@@ -59,47 +87,94 @@ class NdjsonFormat:
             data = data.replace(b"\r\n", b"\n")
         if (lines := _count_objects(data)) is not None:
             try:
-                table = _read(data, lines, self.schema)
-                columns = [convert(wire, field.type) for wire, field in zip(_columns(table), self.schema, strict=True)]
-                return Decoded(pa.record_batch(columns, self.schema))
+                columns = [convert(*each) for each in self._columns(_read(data, lines, self._fields()))]
+                return Decoded(self._batch(columns, data.split(b"\n") if self.new_columns != "ignore" else []))
             except (Refused, pa.ArrowInvalid):
                 pass
-        return self._decode_lines(data)
+        return self.decode_records(data.split(b"\n"))
 
-    def _decode_lines(self, data: bytes) -> Decoded:
-        lines = [line for line in (part.strip(b" \t\r") for part in data.split(b"\n")) if line]
-        examine = _examiner(self.schema).decode
-        utf8 = is_utf8(data)
-        refused: dict[int, str] = {}
-        for place, line in enumerate(lines):
-            if not utf8 and (reason := not_utf8(line)):
-                refused[place] = reason
-                continue
-            try:
-                examine(line)
-            except msgspec.MsgspecError as error:
-                refused[place] = _reason(str(error))
-            except RecursionError:
-                pass  # msgspec's limit of nesting, not ours: the bulk reader decides
-        return sift(lines, refused, self._parse_lines, self._suspect)
+    def decode_records(self, records: Sequence[bytes], refused: Mapping[int, str] | None = None) -> Decoded:
+        """Records of one object each, without line ends, as rows; those at the places of `refused` are refused so."""
+        reasons = dict(refused or {})
+        kept = [(place, line) for place, part in enumerate(records) if (line := part.strip(b" \t\r"))]
+        raw = [line for _, line in kept]
+        lines = raw
+        found: dict[int, str] = {}
+        for place, (number, line) in enumerate(kept):
+            if number in reasons:
+                found[place] = reasons[number]
+            elif (examined := self._examined(line)) is not line:
+                if isinstance(examined, str):
+                    found[place] = examined
+                else:
+                    lines = list(raw) if lines is raw else lines
+                    lines[place] = examined
+        return sift(lines, found, self._parse_lines, self._suspect, raw)
+
+    def _examined(self, line: bytes) -> bytes | str:
+        """The line as it can be parsed, or why it cannot."""
+        if reason := not_utf8(line):
+            return reason
+        examine = _examiner(self._fields()).decode
+        try:
+            examine(line)
+        except msgspec.MsgspecError as error:
+            if not self.strict:
+                with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeError):
+                    examine(texts := _with_texts(line, self._fields()))
+                    return texts
+            return _reason(str(error))
+        except RecursionError:
+            pass  # msgspec's limit of nesting, not ours: the bulk reader decides
+        return line
 
     def _parse_lines(self, lines: list[bytes]) -> Parsed:
         if not lines:
             return pa.record_batch([pa.array([], field.type) for field in self.schema], self.schema), {}
         data = b"\n".join(lines)
         try:
-            table = _read(data, len(lines), self.schema, threads=False)
+            table = _read(data, len(lines), self._fields(), threads=False)
         except Refused as error:
             if len(lines) > 1:
                 raise
-            raise Refused(_blame(data, self.schema, str(error))) from error
+            raise Refused(_blame(data, self._fields(), str(error))) from error
         columns: list[pa.Array] = []
         bad: dict[int, str] = {}
-        for wire, field in zip(_columns(table), self.schema, strict=True):
-            column, reasons = convert_each(wire, field.type)
+        for wire, target, spelling in self._columns(table):
+            name = self.schema.names[len(columns)]
+            column, reasons = convert_each(wire, target, spelling)
             columns.append(column)
-            bad.update((row, f"{field.name}: {reason}") for row, reason in reasons.items())
-        return pa.record_batch(columns, self.schema), bad
+            bad.update((row, f"{name}: {reason}") for row, reason in reasons.items())
+        return self._batch(columns, lines), bad
+
+    def _fields(self) -> pa.Schema:
+        """The schema of what is looked for in the objects."""
+        return self.schema if self.new_columns != "rescue" else _all_but_last(self.schema)
+
+    def _columns(self, table: pa.Table) -> list[tuple[pa.Array, pa.DataType, Spelling]]:
+        """Each column as it was read, its type, and how its values are spelled."""
+        formats = self.date_formats
+        return [
+            (
+                wire,
+                field.type,
+                USUAL if not formats else Spelling(tuple(of_column(formats, field.name))),
+            )
+            for wire, field in zip(_columns(table), self._fields(), strict=True)
+        ]
+
+    def _batch(self, columns: list[pa.Array], lines: Sequence[bytes]) -> pa.RecordBatch:
+        """The rows; with what the schema lacks, where that is rescued."""
+        if self.new_columns != "ignore":
+            new = [rest_of(line, self._fields()) for line in lines if line]
+            if self.new_columns == "rescue":
+                columns = [
+                    *columns,
+                    pa.array([None if rest is None else rest.decode() for rest in new], pa.string_view()),
+                ]
+            elif (rest := next(filter(None, new), None)) is not None:
+                raise NewColumnsFound(f"a record has fields that the schema lacks: {rest.decode():.200}")
+        return pa.record_batch(columns, self.schema)
 
     def _suspect(self, line: bytes) -> bool:
         """Is it a line that msgspec takes and the bulk reader may not: a field twice, a decimal with more digits?"""
@@ -109,7 +184,7 @@ class NdjsonFormat:
         decimals = [place for place, field in enumerate(self.schema) if pa.types.is_decimal(field.type)]
         if not decimals:
             return False
-        record = _examiner(self.schema).decode(line)
+        record = _examiner(self._fields()).decode(line)
         for place in decimals:
             target, value = self.schema.field(place).type, getattr(record, f"f{place}")
             if value is not None and (
@@ -202,6 +277,8 @@ def _reason(message: str) -> str:
     """What msgspec or Arrow says of a line, in words for who sent it."""
     if found := re.fullmatch(r"Expected `(.+?)`(.*) - at `\$\.(.*)`", message):
         expected, rest, path = found.groups()
+        if expected == "null":
+            return f"{path}: expected null{rest.replace('`', '')}: the column has no type; give it one in schema="
         return f"{path}: expected {expected.removesuffix(' | null')}{rest.replace('`', '')}"
     if found := re.fullmatch(r"(.+) - at `\$\.(.*)`", message):
         return f"{found[2]}: {found[1][0].lower()}{found[1][1:]}"
@@ -218,12 +295,41 @@ def _reason(message: str) -> str:
     return f"not JSON: {message.removeprefix('JSON is malformed: ')}"
 
 
-def _readable(target: pa.DataType) -> bool:
+def _readable(target: pa.DataType, *, in_list: bool = False) -> bool:
+    if pa.types.is_null(target):
+        return not in_list  # Arrow's reader makes a list of nulls of another length
     if pa.types.is_large_list(target):
-        return _readable(target.value_type)
+        return _readable(target.value_type, in_list=True)
     if pa.types.is_struct(target):
-        return target.num_fields > 0 and all(_readable(field.type) for field in target)
+        return target.num_fields > 0 and all(_readable(field.type, in_list=in_list) for field in target)
     return is_scalar(target)
+
+
+def _with_texts(line: bytes, schema: pa.Schema) -> bytes:
+    """The line with a string for each value of a String column that is none: the text that stands there."""
+    return _texts_of(msgspec.Raw(line), pa.struct(list(schema)))
+
+
+def _texts_of(value: msgspec.Raw, target: pa.DataType) -> msgspec.Raw | bytes:
+    head = bytes(value)[:1]
+    if pa.types.is_string_view(target):
+        return value if head in (b'"', b"n") else msgspec.json.encode(bytes(value).decode())
+    if pa.types.is_large_list(target) and head == b"[":
+        items = [_texts_of(item, target.value_type) for item in msgspec.json.decode(value, type=list[msgspec.Raw])]
+        return b"[" + b",".join(map(bytes, items)) + b"]"
+    if pa.types.is_struct(target) and head == b"{":
+        known = {field.name: field.type for field in target}
+        pairs = [
+            msgspec.json.encode(name) + b":" + bytes(_texts_of(item, known[name]) if name in known else item)
+            for name, item in msgspec.json.decode(value, type=dict[str, msgspec.Raw]).items()
+        ]
+        return b"{" + b",".join(pairs) + b"}"
+    return value
+
+
+@cache
+def _all_but_last(schema: pa.Schema) -> pa.Schema:
+    return pa.schema(list(schema)[:-1])
 
 
 @cache
@@ -266,6 +372,8 @@ def _json_type(target: pa.DataType) -> Any:
         return list[_json_type(target.value_type) | None]  # type: ignore[misc]
     if pa.types.is_struct(target):
         return _record_type(list(target))
+    if pa.types.is_null(target):
+        return type(None)
     if pa.types.is_boolean(target):
         return bool
     if pa.types.is_uint64(target):

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import polars as pl
 import pyarrow as pa
 
-from arrowstream.errors import PlanError
+from arrowstream.errors import PlanError, SourceError
 from arrowstream.names import check_names
 
 SchemaLike: TypeAlias = Mapping[str, Any] | pa.Schema
 """A `pl.Schema`, a mapping of names to Polars (or Python) types, or a `pa.Schema`."""
+
+NewColumns: TypeAlias = Literal["ignore", "rescue", "fail"]
+"""What becomes of columns that a file has and the schema lacks."""
+
+RESCUED = "_rescued"
+"""The String column that holds them, as a JSON object, where they are rescued."""
+
+
+class NewColumnsFound(SourceError):
+    """There are columns that the schema lacks, and `new_columns="fail"` wants that to be the end of the stream."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; give them in schema=, or new_columns='ignore' or 'rescue'")
+        self.what = what
+
+    def at(self, path: str) -> NewColumnsFound:
+        """The same, with the name of the file."""
+        return NewColumnsFound(f"{path}: {self.what}")
+
+
+def check_new_columns(new_columns: str) -> None:
+    """Raise `PlanError` for what says nothing of new columns."""
+    if new_columns not in ("ignore", "rescue", "fail"):
+        raise PlanError(f"new_columns={new_columns!r} is none of 'ignore', 'rescue', 'fail'")
+
+
+def with_rescued(schema: pa.Schema) -> pa.Schema:
+    """The schema with the column of what is rescued, at its end; raises `PlanError` if it has another of that name."""
+    if RESCUED not in schema.names:
+        return schema.append(pa.field(RESCUED, pa.string_view()))
+    if not pa.types.is_string_view(schema.field(RESCUED).type) or schema.names[-1] != RESCUED:
+        raise PlanError(f"new_columns='rescue' needs the name {RESCUED!r} for itself: a String column, the last one")
+    return schema
 
 
 def arrow_schema(schema: SchemaLike) -> pa.Schema:
@@ -37,7 +70,7 @@ def polars_schema(schema: SchemaLike) -> pl.Schema:
         ) from error
     check_names(schema.names if isinstance(schema, pa.Schema) else schema, "schema")
     for name, dtype in found.items():
-        if dtype in (pl.Unknown, pl.Object, pl.Null):
+        if dtype in (pl.Unknown, pl.Object):
             raise PlanError(f"column {name!r} of the schema has no type that can be read: {dtype}")
     return found
 

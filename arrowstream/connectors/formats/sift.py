@@ -25,12 +25,13 @@ def sift(
     refused: dict[int, str],
     parse: Callable[[list[bytes]], Parsed],
     suspect: Callable[[bytes], bool] = lambda line: False,
+    raw: Sequence[bytes] | None = None,
 ) -> Decoded:
     """Decode all of `lines` but those already `refused` (by their place), and refuse those that `parse` does.
 
     `parse` decodes lines in bulk and raises `Refused`; then groups of lines are tried until those at fault stand alone.
     Lines that are `suspect` are kept apart, so that they do not spoil the others: a guess, of which nothing but the
-    speed depends. The order is kept.
+    speed depends. `raw` are the lines as they came, where they were changed since. The order is kept.
     """
     reasons = dict(refused)
     found: list[tuple[Sequence[int], pa.RecordBatch]] = []
@@ -55,7 +56,7 @@ def sift(
         single_out(sorted(suspects), decodes, 1)
         single_out(others, decodes, len(others))
     rows = _in_order(found) if found else parse([])[0]
-    return Decoded(rows, make_rejects([(lines[place], reasons[place]) for place in sorted(reasons)]))
+    return Decoded(rows, make_rejects([((raw or lines)[place], reasons[place]) for place in sorted(reasons)]))
 
 
 def _in_order(found: list[tuple[Sequence[int], pa.RecordBatch]]) -> pa.RecordBatch:

@@ -22,6 +22,9 @@ class TextFormat:
     def with_header(self, line: bytes) -> TextFormat:
         raise ValueError("text has no header")
 
+    def cutter(self) -> None:
+        return None
+
     def decode(self, data: bytes) -> Decoded:
         """The lines of `data`, as views of its memory. A line that is not UTF-8 is refused."""
         try:

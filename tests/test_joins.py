@@ -159,7 +159,7 @@ def test_a_distance_is_as_fine_as_the_column(dtype: pl.DataType, within: Any, st
     wanted = [(a, b) for a in sides[0] for b in sides[1] if abs(a - b) <= steps]
     for count in (1, 9, 40):
         cuts = [(number / count, number / count) for number in range(1, count)]
-        found = run_pieces(joined._node, pieces(*data, cuts)).select(pl.all().to_physical().cast(pl.Int64))
+        found = run_pieces(joined._node, pieces(data[0], data[1], cuts)).select(pl.all().to_physical().cast(pl.Int64))
         assert sorted(found.rows()) == sorted(wanted)
 
 

@@ -176,7 +176,7 @@ def test_lengths_that_no_column_of_this_unit_can_tell_are_refused_with_the_unit(
         (pl.Datetime("us"), dt.timedelta(0), "above zero"),
     ):
         with pytest.raises(PlanError, match=said):
-            interval(text, dtype, "every")  # type: ignore[arg-type]
+            interval(text, dtype, "every")
 
 
 def test_windows_that_nothing_can_be_cut_into_are_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -106,18 +107,18 @@ def test_windows_by_a_loop(every: float, period: float, offset: float, closed: s
         *((chance.randint(-40, 60) * (0.01 if every < 1 else 1), chance.choice("ab"), 0.0, n) for n in range(12))
     )
     step, length, shift = (round(each * 1000) for each in (every, period, offset))
-    contains = {
+    contains: dict[str, Callable[[float, float], bool]] = {
         "left": lambda t, s: s <= t < s + length,
         "right": lambda t, s: s < t <= s + length,
         "both": lambda t, s: s <= t <= s + length,
         "none": lambda t, s: s < t < s + length,
-    }[closed]
+    }
     expected: dict[tuple[str, dt.datetime, dt.datetime], int] = {}
     for t, k, _, v in rows.iter_rows():
         ticks = round((t - DAY).total_seconds() * 1000)
         for number in range(math.floor((ticks - length - shift) / step) - 1, math.ceil((ticks - shift) / step) + 2):
             start = number * step + shift
-            if contains(ticks, start):
+            if contains[closed](ticks, start):
                 window = (k, at(start / 1000), at((start + length) / 1000))
                 expected[window] = expected.get(window, 0) + v
     # Days are whole numbers of all these steps, so counting from this day is counting from 1970.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -87,6 +88,7 @@ class _Written:
 def _read_as(written: _Written) -> tuple[pl.Schema, Sequence[tuple[int, str]]]:
     """What Polars reads in files of this schema (0.15 ms), the same for most files of a directory; and which columns
     count, by their places among those of the file."""
+    _check_columns(written.path, written.schema)
     schema = scan_file(written.path, "parquet").collect_schema()
     group = pq.read_metadata(written.path)
     columns = ((place, group.schema.column(place).path) for place in range(group.num_columns))
@@ -97,51 +99,66 @@ def _read_as(written: _Written) -> tuple[pl.Schema, Sequence[tuple[int, str]]]:
 def _read_footer(path: str, format: str, seen: Stamp) -> Footer:
     tail = _tail(path, format, 1 << 14)
     stamp = replace(seen, mark=mark_of(tail))
-    with reading(path, format):
+    with reading(path):
         if format == "parquet":
             length = int.from_bytes(tail[-8:-4], "little") + 8
             if length > len(tail):
                 tail = _tail(path, format, length)
             return _parquet_footer(path, pq.read_metadata(pa.BufferReader(tail)), stamp)
-        schema = scan_file(path, format).collect_schema()
         with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
+            _check_columns(path, reader.schema)
+            schema = scan_file(path, format).collect_schema()
             return Footer(schema, (reader.count_rows(),), stamp.size, stamp)
 
 
 @contextlib.contextmanager
-def reading(path: str, format: str) -> Iterator[None]:
-    """Whatever reading a columnar file raises, a native library's panic among it, as a `SourceError` with its path.
-
-    A file that Arrow can read, and Polars cannot, is not damaged: it has a type that Polars lacks.
-    """
+def reading(path: str) -> Iterator[None]:
+    """Whatever reading a columnar file raises, a native library's panic among it, as a `SourceError` with its path."""
     try:
         yield
     except (FileNotFoundError, SourceError, Unfinished):
         raise
-    except (OSError, ValueError, pa.ArrowException, pl.exceptions.PolarsError, PanicException) as error:
-        if lacking := _lacking(path, format):
-            raise SourceError(
-                f"{path} cannot be read: {lacking}, which Polars has no type for; write the file without it, or with"
-                " another type for it"
-            ) from None
-        raise SourceError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else type(error)}") from error
+    except (OSError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError, PanicException) as error:
+        said = str(error).splitlines() or [type(error).__name__]
+        raise SourceError(f"{path} is damaged: {said[0]}") from error
 
 
-def _lacking(path: str, format: str) -> str | None:
-    """The first column of a sound file whose type Polars lacks, by name and type; None where there is none."""
-    try:
-        if format == "parquet":
-            schema = pq.read_schema(path)
-        else:
-            with pa.memory_map(path) as file, pa.ipc.open_file(file) as reader:
-                schema = reader.schema
-    except (OSError, ValueError, pa.ArrowException):
-        return None
+def _check_columns(path: str, schema: pa.Schema) -> None:
+    """Raise `SourceError` for a sound file that Polars cannot read: it panics at what it has no type for."""
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            raise SourceError(f"{path} has {schema.names.count(name)} columns of the name {name!r}: write it with one")
     for column in schema:
-        try:
-            pl.DataFrame(pa.schema([column]).empty_table())
-        except (ValueError, TypeError, NotImplementedError, pl.exceptions.PolarsError, PanicException):
-            return f"its column {column.name!r} is {column.type}"
+        if (lacking := _lacking(column.type)) is not None:
+            raise SourceError(
+                f"{path} cannot be read: its column {column.name!r} has {lacking}, which Polars has no type for;"
+                " write the file without it, or with another type for it"
+            )
+
+
+def _lacking(found: pa.DataType) -> str | None:
+    """The type that Polars lacks, in a type or within it; None where it has all of it."""
+    types = pa.types
+    if isinstance(found, pa.BaseExtensionType):
+        return _lacking(found.storage_type)
+    if types.is_timestamp(found) and re.fullmatch(r"[+-]\d\d:?\d\d", found.tz or ""):
+        return None if found.tz in ("+00:00", "-00:00") else f"{found} (zones have names: 'UTC', 'Asia/Kolkata')"
+    if types.is_dictionary(found):
+        return _lacking(found.value_type)
+    if types.is_decimal(found) and found.precision > 38:
+        return str(found)
+    plain = (
+        types.is_union,
+        types.is_run_end_encoded,
+        types.is_list_view,
+        types.is_large_list_view,
+        types.is_interval,
+    )
+    if any(is_such(found) for is_such in plain):
+        return str(found)
+    if types.is_nested(found):
+        inner = (_lacking(found.field(place).type) for place in range(found.num_fields))
+        return next((lacking for lacking in inner if lacking is not None), None)
     return None
 
 

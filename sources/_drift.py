@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.formats.names import match_names
-from arrowstream.connectors.formats.schema import RESCUED, NewColumns, NewColumnsFound
+from arrowstream.connectors.formats.schema import RESCUED, NewColumns, NewColumnsError
 from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.errors import SourceError
 
@@ -26,11 +26,11 @@ class Fit:
     columns: tuple[pl.Expr, ...]
     misfits: tuple[tuple[str, str, pl.Expr], ...] = ()
 
-    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        """The rows of the stream among those of a file."""
+    def apply(self, frame: pl.LazyFrame, *more: pl.Expr) -> pl.LazyFrame:
+        """The rows of the stream among those of a file; with `more` columns after its own."""
         for _, _, misfit in self.misfits:
             frame = frame.filter(~misfit)
-        return frame.select(self.columns)
+        return frame.select(*self.columns, *more)
 
     def refused(self, frame: pl.LazyFrame, path: str, first: int, wanted: pl.Schema) -> pa.RecordBatch | None:
         """Of rows of a file, the first of which is its row `first`, those with a value that cannot be kept, as
@@ -75,8 +75,6 @@ def fit(path: str, found: pl.Schema, wanted: pl.Schema, new_columns: NewColumns,
         return _fit(tuple(found.items()), tuple(wanted.items()), new_columns, strict)
     except Misfit as error:
         raise SourceError(f"{path}: {error}") from None
-    except NewColumnsFound as error:
-        raise error.at(path) from None
 
 
 @lru_cache(maxsize=64)
@@ -112,7 +110,7 @@ def _fit(
             rests.append(rest.alias(own))
     if rests and new_columns == "fail":
         new = ", ".join(repr(expr.meta.output_name()) for expr in rests)
-        raise NewColumnsFound(f"it has columns (or fields of them) that the schema lacks: {new}")
+        raise NewColumnsError(f"the file has columns, or fields of them ({new}),")
     if new_columns == "rescue":
         columns.append(_encoded(rests).alias(RESCUED))
     return Fit(tuple(columns), tuple(misfits))

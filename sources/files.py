@@ -156,13 +156,14 @@ class FileSource:
         self._infer_rows, self._try_parse_dates = infer_rows, try_parse_dates
         if self.format in _COLUMNAR:
             self._hive, self._options = hive, {}
-            self._take_options(**(options | {"tail": tail} if tail else options))
+            self._take_options(**options | ({"tail": True} if tail else {}))
             found = polars_schema(schema) if schema is not None else self._schema_of_first_file()
-            if self._new_columns == "rescue":
-                found = polars_schema(with_rescued(found.to_arrow()))
         else:
             self._hive, self._options = hive, current_options(self.format, options)
+            self._new_columns: NewColumns = self._options.get("new_columns", "ignore")
             found = self._schema_of_lines(schema)
+        if self._new_columns == "rescue":
+            found = polars_schema(with_rescued(found.to_arrow()))
         self.columns = FileColumns(found, hive, include_path, include_modified, include_row_number)
         self._plain: pl.Schema | None = None
         self._formats: dict[frozenset[str], Format] = {}
@@ -246,10 +247,10 @@ class FileSource:
         if footer.schema == self.frame_schema and not constants:
             return frame
         how = self._fit(part.name, footer.schema)
-        added = literals(constants)
+        more = literals(constants)
         if (number := self.columns.row_number) is not None:
-            added.append(pl.col(number).cast(pl.Int64))
-        return replace(how, columns=(*how.columns, *added)).apply(frame).select(self.frame_schema.names())
+            more.append(pl.col(number).cast(pl.Int64))
+        return how.apply(frame, *more).select(self.frame_schema.names())
 
     # What a reader asks of a file.
 
@@ -267,7 +268,7 @@ class FileSource:
         if self._is_plain(footer.schema) or not (how := self._fit(name, footer.schema)).misfits:
             return None
         path = self.listing.path(name)
-        with reading(path, self.format):
+        with reading(path):
             rows = scan_file(path, self.format).slice(first, last - first)
             return how.refused(rows, path, first, self.columns.schema)
 

@@ -561,6 +561,7 @@ def test_a_schema_is_taken_in_any_of_its_forms(schema: Any, name: str) -> None:
         ("csv", {"a": pl.List(pl.Int64)}, {}, "cannot read column 'a' as large_list"),
         ("ndjson", {"a": pl.Binary}, {}, "cannot read column 'a' as .*pl.String"),
         ("ndjson", {"a": pl.List(pl.Time)}, {}, "cannot read column 'a'"),
+        ("ndjson", {"a": pl.List(pl.Null)}, {}, "cannot read column 'a'"),
         ("ndjson", {'a"': pl.Int64}, {}, "cannot find a field of such a name"),
         ("ndjson", {}, {}, "at least one column"),
         ("ndjson", {"a": "whatever"}, {}, "this is no schema"),

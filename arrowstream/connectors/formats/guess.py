@@ -150,11 +150,12 @@ def _guess_json(data: bytes, name: str, *, strict: bool) -> pa.Schema:
     return schema
 
 
-def _guess_values(values: Sequence[Any]) -> pa.DataType:
-    """The type that takes all of the JSON values; String, which takes any where it is not strict, for a mixture."""
+def _guess_values(values: Sequence[Any], *, in_list: bool = False) -> pa.DataType:
+    """The type that takes all of the JSON values; String, which takes any where it is not strict, for a mixture, and
+    for nothing at all within lists."""
     kinds = set(map(type, values)) - {type(None)}
     if not kinds:
-        return pa.null()
+        return _TEXT if in_list else pa.null()
     if kinds == {bool}:
         return pa.bool_()
     if kinds == {int}:
@@ -162,14 +163,14 @@ def _guess_values(values: Sequence[Any]) -> pa.DataType:
     if kinds <= {int, float}:
         return pa.float64()
     if kinds == {list}:
-        return pa.large_list(_guess_values(list(chain.from_iterable(filter(None, values)))))
+        return pa.large_list(_guess_values(list(chain.from_iterable(filter(None, values))), in_list=True))
     if kinds == {dict}:
         fields: dict[str, list[Any]] = {}
         for value in filter(None, values):
             for name, item in value.items():
                 fields.setdefault(name, []).append(item)
         if fields and all(_can_be_found(name) for name in fields):
-            return pa.struct([(name, _guess_values(items)) for name, items in fields.items()])
+            return pa.struct([(name, _guess_values(items, in_list=in_list)) for name, items in fields.items()])
     return _TEXT
 
 

@@ -29,7 +29,7 @@ from arrowstream.connectors.formats.records import Cutter
 from arrowstream.connectors.formats.rest import rest_of
 from arrowstream.connectors.formats.schema import (
     NewColumns,
-    NewColumnsFound,
+    NewColumnsError,
     check_new_columns,
     is_scalar,
     refuse_types,
@@ -173,7 +173,7 @@ class NdjsonFormat:
                     pa.array([None if rest is None else rest.decode() for rest in new], pa.string_view()),
                 ]
             elif (rest := next(filter(None, new), None)) is not None:
-                raise NewColumnsFound(f"a record has fields that the schema lacks: {rest.decode():.200}")
+                raise NewColumnsError(f"a record has fields ({rest.decode():.200})")
         return pa.record_batch(columns, self.schema)
 
     def _suspect(self, line: bytes) -> bool:
@@ -295,12 +295,14 @@ def _reason(message: str) -> str:
     return f"not JSON: {message.removeprefix('JSON is malformed: ')}"
 
 
-def _readable(target: pa.DataType) -> bool:
+def _readable(target: pa.DataType, *, in_list: bool = False) -> bool:
+    if pa.types.is_null(target):
+        return not in_list  # Arrow's reader makes a list of nulls of another length
     if pa.types.is_large_list(target):
-        return _readable(target.value_type)
+        return _readable(target.value_type, in_list=True)
     if pa.types.is_struct(target):
-        return target.num_fields > 0 and all(_readable(field.type) for field in target)
-    return is_scalar(target) or pa.types.is_null(target)
+        return target.num_fields > 0 and all(_readable(field.type, in_list=in_list) for field in target)
+    return is_scalar(target)
 
 
 def _with_texts(line: bytes, schema: pa.Schema) -> bytes:

@@ -1,14 +1,16 @@
-"""The law as a feature: a pipeline run in one piece and cut at random must give the same."""
+"""The law as a feature: a pipeline in one shot and cut at random must give the same."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 from polars.testing import assert_frame_equal
 
@@ -19,10 +21,12 @@ from arrowstream.connectors.sink import Committer, Guarantee, Receipt
 from arrowstream.errors import PlanError
 from arrowstream.ids import BlockId
 from arrowstream.names import inner
+from arrowstream.oneshot.collect import collect
+from arrowstream.oneshot.inputs import Tables, rows_of_sources
 from arrowstream.operators.changes import Changes, to_arrow
 from arrowstream.operators.compile import compile_unit
 from arrowstream.operators.moment import Moment
-from arrowstream.plan.nodes import Node, Output, SourceNode
+from arrowstream.plan.nodes import Node, Output
 from arrowstream.plan.unit import Unit, topological, units
 from arrowstream.schedule.deadletters import late_letters
 from arrowstream.schedule.messages import TaskBlock, TaskId
@@ -33,29 +37,50 @@ from arrowstream.schedule.watermarks import SplitTime, WatermarkTracker
 _WEIGHT = inner("check_weight")
 
 
-def check(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries: int, seed: int) -> None:
-    """Run the plan of `node` over `rows` in one piece and in random pieces, and compare.
+def check(node: Node, rows: Tables, *, tries: int, seed: int) -> None:
+    """Run the plan of `node` over `rows` in one piece and in random pieces, and compare each with the reading in one
+    shot (`oneshot.collect`).
 
     Raises `AssertionError` with the cut and the differing frames, `PlanError` where the rows do not fit a source.
     """
-    inputs = _inputs(node, rows)
-    whole = run_pieces(node, [inputs])
+    inputs = {name: each.collect() for name, each in rows_of_sources(node, rows, "check").items()}
+    now = time.time()
+    answer = collect(node, inputs, now=now)
+    error_of_sums = 1e-9 * max(1.0, *(_largest(each) for each in inputs.values()))
     mortal = any(getattr(each, "ttl", None) is not None for each in topological([node]))
     chance = random.Random(seed)
-    for _ in range(tries):
-        cuts = _cuts(inputs, chance)
+    for cuts in [[inputs], *(_cuts(inputs, chance) for _ in range(tries))]:
         letters: list[pa.Table] = []
-        pieces = run_pieces(node, cuts, letters=letters)
-        if letters or mortal:  # which rows are late, and which keys are gone, depends on the cut; all else must not
-            pieces = run_pieces(node, cuts, patient=True)
+        pieces = run_pieces(node, cuts, letters=letters, now=now)
+        if len(cuts) > 1 and (letters or mortal):
+            # Which rows are late, and which keys are gone, depends on the cut; all else must not.
+            pieces = run_pieces(node, cuts, patient=True, now=now)
         try:
-            assert_frame_equal(whole, pieces, check_row_order=False, check_exact=False, rel_tol=1e-9, abs_tol=1e-9)
+            assert_frame_equal(
+                *(_plain(each) for each in (answer, pieces)),
+                check_row_order=False,
+                check_exact=False,
+                rel_tol=1e-9,
+                abs_tol=error_of_sums,
+            )
         except AssertionError as error:
             sizes = [{name: part.height for name, part in cut.items()} for cut in cuts]
+            how = f"cut into pieces of {sizes} rows" if len(cuts) > 1 else "run as a stream, all rows in one batch,"
             raise AssertionError(
-                f"cut into pieces of {sizes} rows the answer differs from one shot: {error}\n"
-                f"one shot: {whole}\ncut: {pieces}"
+                f"{how} the answer differs from one shot: {error}\none shot: {answer}\nstream: {pieces}"
             ) from None
+
+
+def _largest(rows: pl.DataFrame) -> float:
+    """The greatest of the finite floats, without their signs: sums of such lose what is small beside them."""
+    floats = rows.select(cs.float().cast(pl.Float64)).to_numpy()
+    finite = np.abs(floats[np.isfinite(floats)])
+    return float(finite.max()) if finite.size else 0.0
+
+
+def _plain(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with both zeros as one, so that they sort alike."""
+    return frame.with_columns(pl.when(cs.float() == 0).then(0.0).otherwise(cs.float()).name.keep())
 
 
 def run_pieces(
@@ -65,17 +90,18 @@ def run_pieces(
     letters: list[pa.Table] | None = None,
     patient: bool = False,
     partitions: int = 1,
+    now: float = 0.0,
 ) -> pl.DataFrame:
     """What the plan of `node` gives, taken together, when each piece is a batch: the rows that are live after
     the last, in no certain order. Pieces are rows by source name.
 
     With several `partitions` each piece is cut into twice as many blocks, and the keys are spread.
 
-    With the last piece all sources have ended. Rows that were turned away go into `letters`. With `patient` no
-    watermark moves before the end, so that no row can be late.
+    `now` is what the clock shows at each batch. With the last piece all sources have ended. Rows that were turned away
+    go into `letters`. With `patient` no watermark moves before the end, so that no row can be late.
     """
     taken = [Changes.of(node.schema.to_frame())]
-    for changes in batch_by_batch(node, pieces, letters=letters, patient=patient, partitions=partitions):
+    for changes in batch_by_batch(node, pieces, letters=letters, patient=patient, partitions=partitions, now=now):
         taken += changes
     return live_rows(taken, node.kind)
 
@@ -88,6 +114,7 @@ def batch_by_batch(
     patient: bool = False,
     partitions: int = 1,
     end: bool = True,
+    now: float = 0.0,
 ) -> Iterator[list[Changes]]:
     """What each piece gives, as in `run_pieces`; without `end` the sources go on after the last."""
     output = Output(schema=node.schema, kind=node.kind, input=node, sink=_CollectSink())
@@ -97,7 +124,7 @@ def batch_by_batch(
     times = _Times(unit, len(pieces) if end else -1, patient)
     turned_away: list[pa.Table] = [] if letters is None else letters
     for batch, piece in enumerate(pieces):
-        yield _run_batch(unit, each, batch, piece, times, turned_away)
+        yield _run_batch(unit, each, batch, piece, times, turned_away, now)
         for partition in each:
             partition.commit(batch)
 
@@ -134,6 +161,7 @@ def _run_batch(
     piece: Mapping[str, pl.DataFrame],
     times: _Times,
     letters: list[pa.Table],
+    now: float,
 ) -> list[Changes]:
     """One batch through all stages of all partitions; what it gives."""
     tables: dict[BlockId, pa.Table] = {}
@@ -158,7 +186,7 @@ def _run_batch(
                     mine if stage == 0 else [],
                     lambda block: tables[block.info.id],
                     lambda step, name, to=partition.number: parts[step, name, to],  # type: ignore[misc]
-                    Moment(batch, 0.0, times.before, after),
+                    Moment(batch, now, times.before, after),
                 )
             )
         if stage == 0:
@@ -218,23 +246,6 @@ def _consolidated(live: pl.DataFrame, added: pl.DataFrame, removed: pl.DataFrame
     if (times < 0).any():
         raise AssertionError(f"rows are taken back that were never there: {counts.filter(pl.col(_WEIGHT) < 0)}")
     return counts.drop(_WEIGHT)[np.repeat(np.arange(counts.height), times)]
-
-
-def _inputs(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """The rows of each source, held to its columns."""
-    sources = {at.name: at for at in topological([node]) if isinstance(at, SourceNode)}
-    if isinstance(rows, pl.DataFrame):
-        if len(sources) > 1:
-            raise PlanError(f"check: give the rows of each source, as a dict of {', '.join(sources)}")
-        rows = dict.fromkeys(sources, rows)
-    if unknown := set(sources) ^ set(rows):
-        raise PlanError(
-            f"check: rows are for {', '.join(rows)}, the sources are {', '.join(sources)}; {unknown} differ"
-        )
-    for name, at in sources.items():
-        if rows[name].schema != at.schema:
-            raise PlanError(f"check: source {name} has {dict(at.schema)}, the rows have {dict(rows[name].schema)}")
-    return dict(rows)
 
 
 def _cuts(inputs: Mapping[str, pl.DataFrame], chance: random.Random) -> list[dict[str, pl.DataFrame]]:

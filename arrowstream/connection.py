@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
+from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
@@ -144,14 +145,20 @@ def _parquet_view(directory: Path) -> TableView:
     if manifest is not None and manifest.schema is not None:
         files = tuple(str(directory / name) for name in manifest.files)
         rows = tuple(Home(directory).rows(held) for held in manifest.held.values())
-        return TableView(manifest.schema, rows, files)
+        return TableView(manifest.schema, rows, files, partitions=tuple(manifest.partition_by))
     names = tuple(str(directory / name) for name in parquet_files(directory))
     if not names:
         raise QueryError(f"there are no Parquet files in {str(directory)!r} yet")
     import pyarrow.dataset as ds  # imports pandas where it is installed: 0.1 s
 
     schema = ds.dataset(list(names), partitioning="hive", partition_base_dir=str(directory)).schema
-    return TableView(schema, files=names)
+    return TableView(schema, files=names, partitions=_partitions(parquet_files(directory)))
+
+
+def _partitions(files: Iterable[str]) -> tuple[str, ...]:
+    """The columns that are in the names of directories, of files named from the output's directory on."""
+    first = next(iter(files), "")
+    return tuple(unquote(part.split("=")[0]) for part in PurePath(first).parts[:-1] if "=" in part)
 
 
 def _database_tables(path: Path) -> list[tuple[str, pa.Schema]]:

@@ -11,7 +11,7 @@ import polars as pl
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
 from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, unknown_column
-from arrowstream.names import refuse_inner
+from arrowstream.names import check_names, refuse_twins
 from arrowstream.plan.eventtime import check_time, duration_ticks
 from arrowstream.plan.kinds import through, time_through
 from arrowstream.plan.methods import METHODS, check_call, output_schema, settle
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from polars._typing import ColumnNameOrSelector, IntoExpr
 
     from arrowstream.grouped import StreamGroupBy
+    from arrowstream.oneshot.inputs import Tables
+    from arrowstream.oneshot.once import Engine
     from arrowstream.windowed import StreamCounts, StreamRolling, StreamSessions, StreamWindows
     from arrowstream.write import WriteTo
 
@@ -45,7 +47,7 @@ class StreamFrame:
     """
 
     def __init__(self, node: Node, plans: Plans) -> None:
-        refuse_inner(node.schema, _call_of(node))
+        check_names(node.schema, _call_of(node))
         self._node, self._plans = node, plans
 
     # --- what it is
@@ -264,6 +266,7 @@ class StreamFrame:
         from arrowstream.operators.rows import run_row_sql
 
         check_row_sql(statement)
+        refuse_twins(self.schema, "frame.sql")
         try:
             with duckdb.connect(":memory:") as connection:
                 schema = run_row_sql(connection, statement, self.schema.to_frame(), None).schema
@@ -564,16 +567,43 @@ class StreamFrame:
         """
         return self._plans.preview(self._node, seconds)
 
-    def check(self, frame: pl.DataFrame | Mapping[str, pl.DataFrame], *, tries: int = 20, seed: int = 0) -> None:
-        """Try the law on your own pipeline: cut `frame` at random and compare with one shot.
+    def collect(self, rows: Tables | None = None, *, engine: Engine = "auto") -> pl.DataFrame:
+        """What this frame gives of a table, at once: the same pipeline in a unit test, a notebook or a backfill.
 
-        Runs what leads to this frame over the rows, in one piece and `tries` times cut into random pieces;
-        whatever is not the same is an `AssertionError` that shows the cut and the rows. A frame of several
-        sources takes a dict from source name to rows. Nothing is written.
+            revenue = orders.group_by("shop").agg(pl.col("price").sum())
+            revenue.collect(pl.DataFrame({"shop": ["a", "a"], "price": [1.5, 2.0]}))
+
+        `rows` stand in the place of the source: a DataFrame, a LazyFrame or a pyarrow.Table with exactly its columns;
+        of several sources a dict from source name to rows. Columns and types are those of `frame.schema`; the order of
+        rows is open. No context runs and nothing is written. Each node of the plan is read as plain Polars over all
+        rows (`engine` is Polars', which streams what it can) or DuckDB, by nothing that the stream runs with: so it
+        is also what `check` compares with.
+
+        A table has no order of arrival but that of its rows, so none is late; those without an event time, and those
+        beyond `max_ahead` of the clock, are left out, as the stream sets them aside. Keys with a `ttl` are kept;
+        windows, whatever they `emit`, come once. Raises `PlanError` where the rows do not fit.
+        """
+        from arrowstream.oneshot.collect import collect
+
+        if rows is None:
+            names = [node.name for node in topological([self._node]) if isinstance(node, SourceNode)]
+            given = "rows" if len(names) == 1 else "{" + ", ".join(f"{name!r}: rows" for name in names) + "}"
+            raise PlanError(
+                f"collect: a stream has no end at which to collect it; give a table in place of its source, "
+                f"frame.collect({given}), or see its first rows by frame.preview(seconds)"
+            )
+        return collect(self._node, rows, engine=engine)
+
+    def check(self, rows: Tables, *, tries: int = 20, seed: int = 0) -> None:
+        """Try the law on your own pipeline: cut `rows` at random and compare with one shot.
+
+        Runs what leads to this frame over the rows as a stream does, in one piece and `tries` times cut into random
+        pieces, and compares each time with `collect`, which shares no code with that; whatever is not the same is an
+        `AssertionError` that shows the cut and the rows. `rows` are as `collect` takes them. Nothing is written.
         """
         from arrowstream.check import check
 
-        check(self._node, frame, tries=tries, seed=seed)
+        check(self._node, rows, tries=tries, seed=seed)
 
     def __getattr__(self, name: str) -> Callable[..., StreamFrame]:
         if name.startswith("_"):

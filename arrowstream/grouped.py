@@ -10,7 +10,8 @@ import polars as pl
 from arrowstream.connectors.changes import Append, Retract, Upsert
 from arrowstream.errors import PlanError
 from arrowstream.plan.aggregates import NotDecomposable, decompose
-from arrowstream.plan.expressions import as_expressions, expand, expand_grouped
+from arrowstream.plan.comparable import check_comparisons
+from arrowstream.plan.expressions import as_expressions, expand, expand_grouped, parse
 from arrowstream.plan.groupwise import groupwise, too_large
 from arrowstream.plan.nodes import Aggregate
 from arrowstream.plan.recompute import MapGroups, Recompute
@@ -31,6 +32,7 @@ class StreamGroupBy:
         self._by = as_expressions(list(by), named_by)
         for _, key in expand(frame.schema, *self._by) if self._by else []:
             check_row_local("group_by", key, frame.schema)
+            check_comparisons("group_by", parse(key), frame.schema)
 
     def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
         """Running aggregates, one row per group, updated as rows come.
@@ -59,6 +61,9 @@ class StreamGroupBy:
                 kind=Upsert(keys),
                 input=node,
                 keys=keys,
+                by=tuple(expr.alias(name) for name, expr in by),
+                aggs=tuple(expr.alias(name) for name, expr in computed),
+                too_large=too_large(outputs, schema),
                 description=described if len(described) <= 120 else described[:119] + "…",
                 decomposition=plan,
                 ttl=ttl,

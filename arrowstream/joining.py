@@ -12,9 +12,10 @@ import polars as pl
 from arrowstream import matching
 from arrowstream.connectors.changes import Append, Retract
 from arrowstream.errors import ColumnError, PlanError, unknown_column
-from arrowstream.names import inner, is_inner, refuse_inner
+from arrowstream.names import check_names, inner, is_inner
+from arrowstream.plan.comparable import check_comparisons
 from arrowstream.plan.eventtime import Later, duration_ticks, least
-from arrowstream.plan.expressions import as_expressions, resolve
+from arrowstream.plan.expressions import as_expressions, parse, resolve
 from arrowstream.plan.joins import (
     HOWS,
     AsofJoin,
@@ -80,7 +81,7 @@ def table(
         raise PlanError(f"table: {text} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(rows, pl.DataFrame):
         raise PlanError(f"table: {text} gave {type(rows).__name__}, it must give a DataFrame")
-    refuse_inner(rows.columns, f"table: {text}")
+    check_names(rows.columns, f"table: {text}")
     return Table(read if seconds is not None else FrameRead(rows), rows.schema, text, seconds)
 
 
@@ -98,7 +99,7 @@ def join(
     """The node of `frame.join(other, ...)`."""
     held = as_table(other)
     if held is not None:
-        refuse_inner(held.schema, "join: the table")
+        check_names(held.schema, "join: the table")
         if within is not None:
             raise PlanError("join: within= is about the times of two streams; a table has no watermark")
         return _table_join(frame._node, held, left_on, right_on, how, suffix, nulls_equal, coalesce)
@@ -138,6 +139,7 @@ def join_where(frame: StreamFrame, other: Any, predicates: Sequence[Any], how: s
         raise PlanError("join_where: give at least one predicate, as in pl.col('id') == pl.col('owner')")
     for expr in exprs:
         check_row_local("join_where", expr, pair)
+        check_comparisons("join_where", parse(expr), pair)
         found = resolve(pl.LazyFrame(schema=pair).select(expr.alias("predicate")), pair)["predicate"]
         if found != pl.Boolean:
             raise PlanError(f"join_where: a predicate is Boolean, and {expr} is {found}")
@@ -331,6 +333,7 @@ def _keyed(node: Node, on: Sequence[Any], side: str) -> tuple[Node, tuple[str, .
             names.append(name)
             continue
         check_row_local("join", expr, node.schema)
+        check_comparisons("join", parse(expr), node.schema)
         names.append(inner(f"key_{side}_{number}"))
         made.append(expr.alias(names[-1]))
     if made:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from urllib.parse import quote
 
 import duckdb
 import pyarrow as pa
@@ -13,6 +14,7 @@ from arrowstream.catalog import Catalog, unknown_table
 from arrowstream.connectors.database import DatabaseHeldError, hub, literal, quoted
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import QueryError
+from arrowstream.names import twins
 from arrowstream.snapshot import Snapshot
 
 
@@ -113,6 +115,11 @@ def _hosted(views: Mapping[str, TableView]) -> list[DatabaseTable]:
 
 def _bind(cursor: duckdb.DuckDBPyConnection, name: str, view: TableView, hosted: Sequence[DatabaseTable]) -> None:
     """Make an output known to the cursor by its name."""
+    if found := twins(view.schema.names):
+        raise QueryError(
+            f"the columns {found[0]!r} and {found[1]!r} of {name} differ by case only, and SQL cannot tell them apart: "
+            "read the files otherwise, such as with Polars"
+        )
     if view.database is not None:
         _bind_database(cursor, name, view.database, view.database in hosted)
         return
@@ -149,16 +156,19 @@ def _bind_database(cursor: duckdb.DuckDBPyConnection, name: str, table: Database
 
 def _files(view: TableView, types: Mapping[str, str]) -> str:
     """The query that reads the files, with the columns that are only in the names of directories."""
-    partitions = [column for column in view.schema.names if f"/{column}=" in view.files[0]]
-    hive = ", ".join(f"{literal(column)}: {literal(types[column])}" for column in partitions)
+    encoded = {column: quote(column, safe="") for column in view.partitions if column in types}
+    hive = ", ".join(f"{literal(key)}: {literal(types[column])}" for column, key in encoded.items())
     files = ", ".join(literal(file) for file in view.files)
-    option = f"hive_partitioning = true, hive_types = {{{hive}}}" if partitions else "hive_partitioning = false"
+    option = f"hive_partitioning = true, hive_types = {{{hive}}}" if encoded else "hive_partitioning = false"
     durations = ", ".join(
         f"{_FROM_UNIT[column.type.unit].format(quoted(column.name))} AS {quoted(column.name)}"
         for column in view.schema
         if pa.types.is_duration(column.type)
     )
+    renamed = ", ".join(f"{quoted(key)} AS {quoted(column)}" for column, key in encoded.items() if key != column)
     columns = f"SELECT * REPLACE ({durations}) " if durations else ""
+    if renamed:  # DuckDB decodes the values in the names of directories, and not the names of the columns
+        columns = columns.replace("SELECT *", f"SELECT * RENAME ({renamed})") or f"SELECT * RENAME ({renamed}) "
     return f"{columns}FROM read_parquet([{files}], union_by_name = true, {option})"
 
 

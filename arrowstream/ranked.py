@@ -10,6 +10,7 @@ import polars as pl
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.errors import PlanError, unknown_column
 from arrowstream.names import inner
+from arrowstream.plan.comparable import check_comparisons
 from arrowstream.plan.eventtime import duration_ticks
 from arrowstream.plan.expressions import PANIC, Call, columns, expand, parse, plan_error, walk
 from arrowstream.plan.expressions import Node as Tree
@@ -225,6 +226,7 @@ def _named(node: Node, exprs: Sequence[Any], method: str) -> list[tuple[str, pl.
     found = []
     for name, expr in expand(node.schema, *exprs):
         check_row_local(method, expr, node.schema)
+        check_comparisons(method, parse(expr), node.schema)
         found.append((name, expr))
     return found
 

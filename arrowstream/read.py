@@ -13,6 +13,7 @@ from arrowstream.connectors.registry import load
 from arrowstream.connectors.source import Source
 from arrowstream.errors import PlanError
 from arrowstream.frame import StreamFrame
+from arrowstream.names import check_names
 from arrowstream.plan.nodes import SourceNode
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class ReadFrom:
         if name in self._names:
             raise PlanError(f"there is already a source {name!r}; give this one another name=")
         self._names.add(name)
+        check_names(source.schema.names, f"source {name}")
         columns = pl.Schema(pl.DataFrame(source.schema.empty_table()).schema)
         node = SourceNode(schema=columns, kind=Append(), name=name, source=source)
         return StreamFrame(node, self._plans)

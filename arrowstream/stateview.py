@@ -12,10 +12,10 @@ from arrowstream.names import PREFIX, is_inner, readable
 from arrowstream.operators.changes import to_arrow
 from arrowstream.operators.expiry import TOUCHED
 from arrowstream.plan.aggregates import MAIN
-from arrowstream.plan.eventtime import from_ticks
+from arrowstream.plan.eventtime import from_steps, from_ticks
 from arrowstream.plan.explain import facts_of
 from arrowstream.plan.nodes import Node
-from arrowstream.plan.sessions import FIRST, LAST, TICKS
+from arrowstream.plan.sessions import FIRST, LAST, STEPS, TICKS
 from arrowstream.plan.statenames import state_names
 from arrowstream.schedule.messages import ShownTable
 from arrowstream.snapshot import Snapshot
@@ -79,8 +79,9 @@ def content(entry: StateEntry, parts: Sequence[ShownTable]) -> Snapshot:
     time = entry.node.inputs[0].time
     if time is not None:
         dtype = entry.node.inputs[0].schema[time.column]
-        ticks = [name for name in (FIRST, LAST, TICKS) if name in kept.columns]
-        kept = kept.with_columns(from_ticks(pl.col(name), dtype) for name in ticks)
+        columns = {FIRST: from_steps, LAST: from_steps, STEPS: from_steps, TICKS: from_ticks}
+        shown = {name: made for name, made in columns.items() if name in kept.columns}
+        kept = kept.with_columns(made(pl.col(name), dtype) for name, made in shown.items())
     return Snapshot(to_arrow(kept.rename(_readable(entry.node, kept.columns))))
 
 

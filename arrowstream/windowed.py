@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -18,7 +19,7 @@ from arrowstream.plan.openwindows import OpenWindows
 from arrowstream.plan.sessions import FIRST, LAST, OpenSessions, SessionAggregate
 from arrowstream.plan.timeless import cure
 from arrowstream.plan.windownodes import Numbered, Rolling, WindowAggregate
-from arrowstream.plan.windows import BIN, CLOSED, Windows, interval
+from arrowstream.plan.windows import BIN, CLOSED, Windows, interval, spelled, stretch
 
 if TYPE_CHECKING:
     from polars._typing import IntoExpr
@@ -51,27 +52,27 @@ class StreamWindows:
         """
         node, schema, windows = self._frame._node, self._frame.schema, self._windows
         by, outputs = expand_grouped(schema, self._by, as_expressions(aggs, named_aggs))
-        bins = (BIN, windows.bin_of(pl.col(self._index)))
+        binned = pl.Schema({**schema, BIN: schema[self._index]})
         keys = tuple(name for name, _ in by)
         decomposed = None
         named = [expr.alias(name) for name, expr in groupwise("agg", outputs, schema)]
         grouping = [expr.alias(name) for name, expr in by]
         if windows.bin is not None:
             with contextlib.suppress(NotDecomposable):
-                decomposed = decompose([*by, bins], outputs, schema)
+                decomposed = decompose([*by, (BIN, pl.col(BIN))], outputs, binned)
         if decomposed is not None and decomposed.ordered and not windows.tumbling:
             decomposed = None  # rows of different bins come in turns: which was the first, bins do not tell
         if decomposed is not None:
             found = {name: dtype for name, dtype in decomposed.output.items() if name != BIN}
         else:
-            one = pl.LazyFrame(schema=schema).with_columns(pl.col(self._index).alias(BIN))
-            found = dict(resolve(one.group_by(*grouping, BIN).agg(named), schema))
+            found = dict(resolve(pl.LazyFrame(schema=binned).group_by(*grouping, BIN).agg(named), schema))
             found.pop(BIN)
         key_types = {name: found[name] for name in keys}
         results = {name: dtype for name, dtype in found.items() if name not in keys}
         window = [*(("_lower_boundary", "_upper_boundary") if self._boundaries else ()), self._index]
         if clash := set(window) & set(found):
             raise PlanError(f"agg: the name {min(clash)!r} is that of the window; rename yours by .alias(...)")
+        _check_bounds(window, self._index)
         output = pl.Schema({**key_types, **dict.fromkeys(window, schema[self._index]), **results})
         assert node.time is not None
         late = bool(node.time.lateness)
@@ -136,6 +137,7 @@ class StreamSessions:
         window = [*(("_lower_boundary", "_upper_boundary") if self._boundaries else ()), self._index]
         if clash := set(window) & set(found):
             raise PlanError(f"agg: the name {min(clash)!r} is that of the session; rename yours by .alias(...)")
+        _check_bounds(window, self._index)
         key_types = {name: found[name] for name in keys}
         results = {name: dtype for name, dtype in found.items() if name not in keys}
         output = pl.Schema({**key_types, **dict.fromkeys(window, schema[self._index]), **results})
@@ -171,8 +173,11 @@ class StreamSessions:
 class StreamRolling:
     """For each row what lies before it: call `agg`."""
 
-    def __init__(self, frame: StreamFrame, index: str, period: int, closed: str, by: Sequence[pl.Expr]) -> None:
-        self._frame, self._index, self._period, self._closed, self._by = frame, index, period, closed, list(by)
+    def __init__(
+        self, frame: StreamFrame, index: str, length: str, period: int, closed: str, by: Sequence[pl.Expr]
+    ) -> None:
+        self._frame, self._index, self._closed, self._by = frame, index, closed, list(by)
+        self._length, self._period = length, period
 
     def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
         """A row per row: its key, its time and aggregates of the rows before it. Raises `PlanError`."""
@@ -187,7 +192,9 @@ class StreamRolling:
             "kind": Append(),
             "input": node,
             "index": self._index,
+            "length": self._length,
             "period": self._period,
+            "reach": self._period + stretch(self._period, schema[self._index]),
             "closed": self._closed,
             "keys": tuple(name for name, _ in by),
             "by": tuple(expr for _, expr in by),
@@ -238,9 +245,13 @@ def rolling(frame: StreamFrame, index: str, period: Any, closed: str, group_by: 
     _check(frame, index, "final", where)
     if closed not in CLOSED:
         raise PlanError(f"{where}: closed={closed!r} is not one of {', '.join(CLOSED)}")
-    length = duration_ticks(period, frame.schema[index], f"{where}: period")
+    dtype = frame.schema[index]
+    ticks = duration_ticks(period, dtype, f"{where}: period")
+    if ticks <= 0:
+        raise PlanError(f"{where}: period={period!r} must be above zero, as in '10s'")
+    length = f"{ticks}i" if dtype.is_integer() else spelled(period) if isinstance(period, timedelta) else str(period)
     by = [] if group_by is None else as_expressions([group_by], {})
-    return StreamRolling(frame, index, length, closed, by)
+    return StreamRolling(frame, index, length, ticks, closed, by)
 
 
 def session(frame: StreamFrame, index: str, gap: Any, group_by: Any, boundaries: bool, emit: str) -> StreamSessions:
@@ -291,8 +302,12 @@ def cumulate(
     _check(frame, index, emit, where)
     dtype = frame.schema[index]
     small, large = interval(step, dtype, f"{where}: step"), interval(every, dtype, f"{where}: every")
-    if not (small.fixed and large.fixed) or large.most % small.most:
-        raise PlanError(f"{where}: every={every!r} must be a whole number of steps of {step!r}, both of a fixed length")
+    alike = small.fixed == large.fixed and not (small.months and small.units)
+    if not alike or large.units % (small.units or 1) or large.months % (small.months or 1):
+        raise PlanError(
+            f"{where}: every={every!r} must be a whole number of steps of {step!r}, both in months, quarters, years, "
+            "or both in weeks, days, hours and less"
+        )
     windows = Windows(dtype, small, large, _offset(offset, dtype, where), "left", cumulate=True)
     return _windows(frame, index, windows, group_by, emit, label_right=True, boundaries=True)
 
@@ -334,10 +349,17 @@ def _check(frame: StreamFrame, index: str, emit: str, where: str) -> None:
         )
 
 
+def _check_bounds(columns: Sequence[str], index: str) -> None:
+    """Raises `PlanError` where the label, which has the name of the index column, would be called like a bound."""
+    if columns.count(index) > 1:
+        raise PlanError(
+            f"agg: the index column is called {index!r}, and so is a boundary of the new windows; "
+            f"rename it before, .rename({{{index!r}: 'at'}})"
+        )
+
+
 def _offset(offset: Any, dtype: pl.DataType, where: str) -> str | None:
     if offset is None:
         return None
-    text = str(offset) if isinstance(offset, str | int) else interval(offset, dtype, where, positive=False).text
-    sign = "-" if text.startswith("-") else ""
-    made = interval(text.removeprefix("-"), dtype, f"{where}: offset", positive=False)
-    return None if made.most == 0 else sign + made.text
+    made = interval(offset, dtype, f"{where}: offset", positive=False)
+    return made.text if made.months or made.units else None

@@ -127,7 +127,7 @@ class ParquetCommitter:
 
     def view(self) -> TableView:
         files, rows = self._shown
-        return TableView(self._schema, rows, tuple(self._files[:files]))
+        return TableView(self._schema, rows, tuple(self._files[:files]), partitions=self._partition_by)
 
     def last_batch(self) -> int | None:
         return self._manifest.fences.get(self._run)

@@ -20,6 +20,7 @@ from arrowstream.connectors.paths import local_path
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import PlanError, SinkError, unknown_column
+from arrowstream.names import refuse_twins
 from arrowstream.sinks._duckdb_table import DuckDBTable
 from arrowstream.sinks._handover import HandoverWriter, bound, handed_over, one_word, refuse_types
 
@@ -75,6 +76,7 @@ class DuckDBSink:
             raise PlanError(f"lock={self.lock!r} of a DuckDB sink: use 'hold' or 'release'")
         if self.lock == "release" and os.fspath(self.path) == IN_MEMORY:
             raise PlanError("lock='release' lets go of a file, and a database in memory would be lost: use a path")
+        refuse_twins(schema.names, f"table {self.table!r}")
         refuse_types(schema, "DuckDB", _REFUSED)
         return replace(self, path=path, schema=schema, kind=self._kind(schema, kind))
 

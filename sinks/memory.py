@@ -10,6 +10,7 @@ import pyarrow as pa
 from arrowstream.connectors.changes import Append, ChangeKind
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.connectors.view import TableView
+from arrowstream.names import refuse_twins
 from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, handed_over, one_word, refuse_types
 from arrowstream.sinks._tables import live_table
 
@@ -32,6 +33,7 @@ class MemorySink:
 
     def bind(self, schema: pa.Schema, kind: ChangeKind) -> MemorySink:
         one_word(self.name)
+        refuse_twins(schema.names, f"table {self.name!r}")
         refuse_types(schema, "a table in memory", NOT_IN_POLARS)
         return replace(self, schema=schema, kind=kind)
 

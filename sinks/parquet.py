@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -18,6 +19,7 @@ from arrowstream.connectors.manifest import Home
 from arrowstream.connectors.paths import local_path
 from arrowstream.connectors.sink import Guarantee
 from arrowstream.errors import ChangeKindError, PlanError, unknown_column
+from arrowstream.names import refuse_twins
 from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, one_word, refuse_types
 from arrowstream.sinks._parquet_committer import ParquetCommitter, Roll
 from arrowstream.sinks._parquet_complete import CompleteCommitter
@@ -68,6 +70,7 @@ class ParquetSink:
         self._check_options()
         if not isinstance(kind, Append) and self.mode != "complete":
             raise ChangeKindError(_refusal(kind))
+        refuse_twins(schema.names, f"output {self.name!r}")
         refuse_types(schema, "Parquet", NOT_IN_POLARS)
         self._check_partitions(schema)
         self._check_order(schema)
@@ -139,6 +142,8 @@ class ParquetSink:
                 raise PlanError(
                     f"partition_by={column!r}: readers take directories that begin so for hidden; rename it"
                 )
+            if len(quote(column, safe="")) > 200:
+                raise PlanError(f"partition_by={column[:40]!r}…: too long for the name of a directory; rename it")
             kind = schema.field(column).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
             if not (str(kind) in ("string", "large_string", "string_view", "bool", "date32[day]") or _is_integer(kind)):

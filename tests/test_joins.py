@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from polars.testing import assert_frame_equal
 import arrowstream as ars
 from arrowstream.check import run_pieces
 from arrowstream.connectors.changes import Append
+from arrowstream.errors import PlanError
 from arrowstream.frame import StreamFrame
 from arrowstream.schedule.batch import Batch
 from arrowstream.schedule.logs import MemoryLog
@@ -72,6 +74,7 @@ def test_a_join_by_key_is_that_of_polars(how: Any, left: Any, right: Any, cuts: 
     wanted = a.join(b, on="k", how=how, nulls_equal=nulls_equal)
     assert joined.schema == wanted.schema
     assert_same(run_pieces(joined._node, pieces(a, b, cuts)), wanted)
+    assert_same(joined.collect({"left": a, "right": b}), wanted)
 
 
 def bounded(a: pl.DataFrame, b: pl.DataFrame, how: str, seconds: int) -> pl.DataFrame:
@@ -125,7 +128,39 @@ def test_a_join_within_a_distance_comes_once_and_final(how: Any, left: Any, righ
     )
     letters: list[pa.Table] = []
     found = run_pieces(joined._node, pieces(a, b, cuts), letters=letters)
-    assert_same(found, bounded(less(a, letters, "left", "t"), less(b, letters, "right", "t"), how, 5))
+    a, b = less(a, letters, "left", "t"), less(b, letters, "right", "t")
+    assert_same(found, bounded(a, b, how, 5))
+    assert_same(joined.collect({"left": a, "right": b}), bounded(a, b, how, 5))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "within", "steps"),
+    [
+        (pl.Datetime("ns"), "1us", 1000),
+        (pl.Datetime("ns", "Europe/Paris"), "3us", 3000),
+        (pl.Datetime("us"), "70us", 70),
+        (pl.Datetime("ms"), "70ms", 70),
+        (pl.Date(), "2d", 2),
+        (pl.Int8(), 3, 3),
+        (pl.UInt32(), 3, 3),
+    ],
+)
+def test_a_distance_is_as_fine_as_the_column(dtype: pl.DataType, within: Any, steps: int) -> None:
+    """Quotes and trades in nanoseconds: within a microsecond means 1000 of them, also before 1970."""
+    low, high = (-100, 100) if not dtype.is_unsigned_integer() else (0, 200)
+    wide = max(1, steps // 20)
+    sides = [sorted(random.Random(seed).sample(range(low * wide, high * wide), 40)) for seed in (1, 2)]
+    narrow = pl.Int32 if dtype == pl.Date() else pl.Int64
+    data = [pl.DataFrame({"k": 1, "t": pl.Series(side, dtype=pl.Int64).cast(narrow).cast(dtype)}) for side in sides]
+    ctx = ars.StreamingContext()
+    delay = 0 if dtype.is_integer() else "0s"
+    one, two = (ctx.read.memory(data[0].schema, name=name).with_watermark("t", delay) for name in ("left", "right"))
+    joined = one.join(two, on="k", within=within).select("t", "t_right")
+    wanted = [(a, b) for a in sides[0] for b in sides[1] if abs(a - b) <= steps]
+    for count in (1, 9, 40):
+        cuts = [(number / count, number / count) for number in range(1, count)]
+        found = run_pieces(joined._node, pieces(*data, cuts)).select(pl.all().to_physical().cast(pl.Int64))
+        assert sorted(found.rows()) == sorted(wanted)
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -181,6 +216,7 @@ def test_join_where_with_bounds_on_both_times(left: Any, right: Any, cuts: Any) 
         .select(joined.columns)
     )
     assert_same(found, wanted)
+    assert_same(joined.collect({"left": a, "right": b}), wanted)
 
 
 ONE_SIDED: dict[str, tuple[pl.Expr, str]] = {
@@ -278,6 +314,7 @@ def test_a_join_as_of_a_time(
     wanted = a.join_asof(b, **options)
     assert joined.schema == wanted.schema
     assert_same(found, wanted)
+    assert_same(joined.collect({"left": a, "right": b}), wanted)
 
 
 @given(left=rows, right=rows, cuts=shares, how=st.sampled_from(["left", "inner"]))
@@ -290,6 +327,7 @@ def test_a_row_meets_the_version_of_its_time(left: Any, right: Any, cuts: Any, h
     if how == "inner":
         wanted = wanted.filter(pl.col("v_right").is_not_null())
     assert_same(run_pieces(joined._node, pieces(a, b, cuts)), wanted)
+    assert_same(joined.collect({"left": a, "right": b}), wanted)
 
 
 def test_the_right_of_a_join_as_of_keeps_the_last_of_each_key() -> None:
@@ -443,3 +481,51 @@ def test_what_has_no_end_or_no_key_is_refused_with_the_cure() -> None:
         one.with_watermark("t", "1s").join_asof(two.with_watermark("t", "1s"), on="t", strategy="nearest")
     with pytest.raises(ars.ArrowStreamError, match="another suffix"):
         one.join(two, on="k", suffix="")
+
+
+@given(left=rows, right=rows, cuts=shares, how=st.sampled_from(["left", "full", "inner"]))
+@settings(max_examples=20)
+def test_an_order_that_is_named_does_not_depend_on_the_cut(left: Any, right: Any, cuts: Any, how: Any) -> None:
+    """The last payment of each order: rows of a join, and rows that are updated, have no order of their own."""
+    one, two = streams()
+
+    def ordered(joined: Any) -> Any:
+        by = ["v", "v_right"]
+        column = pl.col("v_right").cast(pl.String).fill_null("-")
+        last = pl.col("v_right").sort_by(by, nulls_last=True).last().alias("last")
+        return joined.group_by("k").agg(
+            last,
+            column.sort_by(by, nulls_last=True).str.join(",").alias("text"),
+            pl.col("v_right").sort_by(by, nulls_last=True).implode().alias("every"),
+        )
+
+    def counted(frame: Any) -> Any:
+        totals = frame.group_by("v", "k").agg(n=pl.col("t").n_unique().cast(pl.Int64))
+        return totals.group_by("k").agg(pl.col("n").sort_by("v").last(), pl.col("v").sort_by("v").implode())
+
+    a, b = frame(left), frame(right)
+    wanted = ordered(a.lazy().join(b.lazy(), on="k", how=how)).collect()
+    assert_same(run_pieces(ordered(one.join(two, on="k", how=how))._node, pieces(a, b, cuts)), wanted)
+    found = run_pieces(counted(one)._node, [{"left": piece["left"]} for piece in pieces(a, b, cuts)])
+    assert_same(found, counted(a.lazy()).collect())
+
+
+@pytest.mark.parametrize("how", ["semi", "anti"])
+@pytest.mark.parametrize("totals", [True, False])
+def test_rows_that_are_shown_for_their_matches_need_not_show_their_keys(how: Any, totals: bool) -> None:
+    """Who never paid is counted: of the rows of a semi or anti join the key is not read any more."""
+    one, two = streams()
+    left = one.group_by("k", "t").agg(pl.col("v").sum()) if totals else one
+    a, b = frame([(1, 0, 5), (None, 1, 6), (2, 2, 7)]), frame([(1, 3, 8)])
+    joined = left.join(two, on="k", how=how)
+    for found in (joined.agg(pl.col("v").sum()), joined.agg(pl.len()), joined.select("v")):
+        found.check({"left": a, "right": b})
+
+
+def test_times_of_two_zones_are_not_compared() -> None:
+    """A statement of SQL gives times in another zone: said at the line, not in a batch."""
+    ctx = ars.StreamingContext()
+    schema = {"k": pl.Int64, "t": pl.Datetime("us", "Asia/Tokyo")}
+    one, two = ctx.read.memory(schema, name="left"), ctx.read.memory(schema, name="right").sql("SELECT * FROM self")
+    with pytest.raises(PlanError, match=r"join_where: .* compares .*Tokyo.* with .*UTC.*; cast one of them"):
+        one.join_where(two, pl.col("k") == pl.col("k_right"), pl.col("t") <= pl.col("t_right"))

@@ -14,13 +14,15 @@ import polars as pl
 import polars.testing
 import pytest
 
+from arrowstream.plan.nodes import SourceNode
+from arrowstream.plan.unit import topological
 from arrowstream.sources._nexmark import SCHEMAS, Generator
 from benchmarks.nexmark import __main__ as command
 from benchmarks.nexmark.batch import LAZY, SQL, by_duckdb
 from benchmarks.nexmark.check import Setting, Workers, difference, differences, made
 from benchmarks.nexmark.data import Dataset
 from benchmarks.nexmark.queries import NAMES
-from benchmarks.nexmark.runner import result, run
+from benchmarks.nexmark.runner import context, read, result, run
 
 EVENTS = 20_000
 SETTINGS = [Setting(1), Setting(None), Setting(3, workers=2)]
@@ -42,6 +44,22 @@ def clusters() -> Iterator[Workers]:
 def test_a_query_is_equal_to_the_batch_reading(query: str, places: list[Path], clusters: Workers) -> None:
     """In one file a batch and in all at once, embedded and with workers, in order and out of order."""
     assert "\n".join(differences(query, places, SETTINGS, clusters)) == ""
+
+
+@pytest.mark.parametrize("query", NAMES)
+def test_a_query_over_tables_is_equal_to_the_batch_reading(query: str, places: list[Path]) -> None:
+    """`collect` of the files, in order and out of order; and a random sample of them, cut anywhere."""
+    for number, place in enumerate(places):
+        with context() as ctx:
+            frame = read(ctx, query, place, 1)
+            streams = [at.name for at in topological([frame._node]) if isinstance(at, SourceNode)]
+            tables = {name: pl.scan_parquet(sorted((place / name).iterdir())) for name in streams}
+            assert difference(frame.collect(tables), by_duckdb(query, place)) == ""
+            # In the order of the files, since `first` and ties go by it.
+            sample = {
+                name: table.filter(pl.int_range(pl.len()).hash(number) % 12 == 0) for name, table in tables.items()
+            }
+            frame.check(sample, tries=2, seed=number)
 
 
 def test_every_query_has_its_batch_readings() -> None:

@@ -7,9 +7,11 @@ import itertools
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pyarrow as pa
@@ -17,11 +19,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from wallreading import Reading, ZonedReading
 
 import arrowstream as ars
 from arrowstream.check import run_pieces
 from arrowstream.connectors.changes import Append, Upsert
 from arrowstream.frame import StreamFrame
+from arrowstream.plan.wallclock import changes
 
 DAY = dt.datetime(2026, 1, 1)
 SCHEMA: Any = {"t": pl.Datetime("us"), "k": pl.Int64, "v": pl.Int64}
@@ -134,7 +138,9 @@ def test_windows_are_those_of_the_rows_in_time(
     found = run_pieces(windows._node, cut(data, cuts), letters=letters)
     wanted = exploded(data, letters, every, period, offset, closed, aggs, right=label == "right")
     assert found.schema == windows.schema
-    assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
+    wanted = wanted.cast(dict(windows.schema))  # type: ignore[arg-type]
+    assert_frame_equal(found, wanted, check_row_order=False)
+    assert_frame_equal(windows.collect(in_time(data, letters)), wanted, check_row_order=False)
 
 
 @given(
@@ -176,6 +182,7 @@ def test_windows_of_windows_close_in_the_same_batch(rows: Any, cuts: Any) -> Non
         .collect()
     )
     assert_frame_equal(found, wanted, check_row_order=False)
+    assert_frame_equal(large.collect(in_time(data, letters)), wanted, check_row_order=False)
 
 
 @given(rows=rows_of, cuts=cuts_of, shape=st.sampled_from([(5, 15), (1, 20)]))
@@ -197,6 +204,7 @@ def test_cumulating_windows_grow_step_by_step(rows: Any, cuts: Any, shape: tuple
     assert sorted(found.select("_lower_boundary", "_upper_boundary", "v").rows()) == sorted(
         (at(base), at(end), total) for (base, end), total in made.items()
     )
+    assert_frame_equal(windows.collect(in_time(data, letters)), found, check_row_order=False)
 
 
 @pytest.mark.parametrize("every", ["1d", "1w", "1mo", "1q", "1y"])
@@ -255,10 +263,141 @@ def test_windows_that_overlap_keep_to_the_calendar(every: str, period: str, zone
         around = dt.timedelta(days=130)
         clock = pl.datetime_range(begin - around, begin + around, "15m", time_zone="UTC", eager=True)
         starts = pl.DataFrame({"s": clock.dt.convert_time_zone(zone).dt.truncate(every).unique()[1:]})
-        edges = starts.with_columns(e=pl.col("s").dt.offset_by(period))
+        # By the clock on the wall: half a day after midnight is noon.
+        wall = pl.col("s").dt.replace_time_zone(None).dt.offset_by(period).dt.replace_time_zone(zone)
+        edges = starts.with_columns(e=wall if period == "36h" else pl.col("s").dt.offset_by(period))
         pairs = data.join_where(edges, pl.col("t") >= pl.col("s"), pl.col("t") < pl.col("e"))
         wanted = pairs.group_by(pl.col("s").alias("t_")).agg(aggs).rename({"t_": "t"})
         assert_frame_equal(found, wanted.cast(dict(windows.schema)), check_row_order=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "unit", "lengths"),
+    [
+        (pl.Datetime("us"), 1000, "4us 5us 400us 500us 4ms 5ms 40ms 50ms 125ms 200ms 500ms 1s"),
+        (pl.Datetime("ns"), 1, "1ns 3ns 700ns 1us 1500ns 200ms 500ms"),
+        (pl.Datetime("ms", "UTC"), 10**6, "8ms 10ms 200ms 500ms 2500ms 1m"),
+        (pl.Datetime("us", "Etc/UTC"), 1000, "200ms 500ms 15m 1h 2h 1d 36h 1w 1mo"),
+        (pl.Date(), 86_400 * 10**9, "1d 2d 3d 1w 1mo 1q"),
+        (pl.Int64(), 0, "1i 2i 3i 10i 25i"),
+        (pl.UInt32(), 0, "1i 3i 10i"),
+    ],
+)
+def test_all_pairs_of_lengths_give_their_windows_however_the_stream_is_cut(
+    dtype: pl.DataType, unit: int, lengths: str
+) -> None:
+    """200 ms of 500: neither divides the other. Rows before 1970 too; counted row by row."""
+    chance = random.Random(4)
+    none = "0d" if unit else "0i"
+    for place, (every, period) in enumerate(itertools.product(lengths.split(), lengths.split())):
+        offset, closed = (none, f"-{every}")[place % 2], ["left", "right", "both", "none"][place % 4]
+        if dtype.is_unsigned_integer():
+            period, offset = every, none  # the others are refused: a window would begin below 0
+        reading = Reading.of(every, period, offset, closed, unit)
+        if not reading.few(30):
+            continue
+        begin = reading.begin(2 if dtype.is_unsigned_integer() else -2)
+        reach = 3 * max(reading.end(0) - reading.begin(0), reading.begin(1) - reading.begin(0))
+        times = pl.Series("t", sorted(chance.randint(begin, begin + reach) for _ in range(25)), pl.Int64)
+        data = pl.DataFrame({"t": (times.cast(pl.Int32) if dtype == pl.Date() else times).cast(dtype), "v": 1})
+        wanted = Counter(window for time in times for window in reading.holding(time))
+        source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "0s" if unit else 0)
+        options: Any = {"every": every, "period": period, "offset": offset, "closed": closed}
+        windows = source.group_by_dynamic("t", include_boundaries=True, **options).agg(n=pl.len())
+        edges = pl.col("_lower_boundary", "_upper_boundary").to_physical().cast(pl.Int64)
+        for size in (25, 4):
+            pieces = [{"s": data[number : number + size]} for number in range(0, 25, size)]
+            found = run_pieces(windows._node, pieces).select(edges, "n")
+            assert {(low, up): n for low, up, n in found.rows()} == wanted, options
+            assert found.height == len(wanted), options
+
+
+@pytest.mark.parametrize(
+    ("zone", "begin", "seen"),
+    [
+        ("Atlantic/Azores", "2026-10-24 12:00", 25),
+        ("America/Havana", "2026-10-31 16:00", 25),
+        ("Europe/Paris", "2026-03-28 12:00", 23),
+        ("Australia/Lord_Howe", "2026-04-04 00:00", 24.5),
+        ("America/St_Johns", "2006-10-28 12:00", 25),  # from 00:01 back to 23:01 of the day before
+        ("Pacific/Apia", "2011-12-29 04:00", 24),  # without the 30th of December
+    ],
+)
+@pytest.mark.parametrize("update", [False, True])
+def test_where_clocks_are_changed_each_row_is_in_the_one_window_that_the_wall_shows(
+    zone: str, begin: str, seen: float, update: bool
+) -> None:
+    """Days with two midnights or with none, hours that come twice: against Python's zones, a row at a time."""
+    start = dt.datetime.fromisoformat(begin).replace(tzinfo=dt.UTC)
+    times = pl.datetime_range(start, start + dt.timedelta(days=4), "10m", time_zone="UTC", eager=True)
+    data = pl.DataFrame({"t": times.dt.convert_time_zone(zone), "v": pl.int_range(times.len(), eager=True)})
+    instants = [int(each.timestamp()) for each in times]
+    moved = [int(each) for each in changes(zone)[0] if instants[0] < each < instants[-1]]
+    assert len(moved) == 1
+    source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "1h")
+    for every, offset in (
+        ("1d", "0s"),
+        ("1d", "6h"),
+        ("1h", "0s"),
+        ("2h", "0s"),
+        ("6h", "-1h"),
+        ("30m", "0s"),
+        ("1w", "0s"),
+    ):
+        options: Any = {"every": every, "offset": offset, "include_boundaries": True}
+        options["emit"] = "update" if update else "final"
+        windows = source.group_by_dynamic("t", **options).agg(n=pl.len(), v=pl.col("v").sum(), mid=pl.col("v").median())
+        reading = ZonedReading.of(ZoneInfo(zone), every, offset)
+        of_rows = pl.Series([reading.window(instant, moved[0]) for instant in instants], dtype=pl.List(pl.Int64))
+        wanted = (
+            data.group_by(of_rows.alias("w"))
+            .agg(n=pl.len().cast(pl.Int64), v=pl.col("v").sum(), mid=pl.col("v").median())
+            .select(pl.col("w").list.get(0).alias("a"), pl.col("w").list.get(1).alias("b"), "n", "v", "mid")
+        )
+        edges = [
+            (pl.col(f"_{name}_boundary").to_physical() // 1_000_000).alias(short)
+            for name, short in (("lower", "a"), ("upper", "b"))
+        ]
+        for size in (data.height, 50):
+            pieces = [{"s": data[number : number + size]} for number in range(0, data.height, size)]
+            letters: list[pa.Table] = []
+            found = run_pieces(windows._node, pieces, letters=letters).select(*edges, "n", "v", "mid")
+            assert not letters
+            assert_frame_equal(found, wanted, check_row_order=False)
+        if (every, offset) == ("1d", "0s"):
+            whole = wanted.filter(pl.col("a") <= moved[0], pl.col("b") > moved[0])
+            assert whole["n"].to_list() == [seen * 6]
+
+
+def test_hopping_and_growing_windows_go_over_a_change_of_the_clock_by_the_wall() -> None:
+    zone = "Europe/Paris"
+    begin = dt.datetime(2026, 3, 28, 12, tzinfo=dt.UTC)
+    times = pl.datetime_range(begin, begin + dt.timedelta(days=3), "20m", time_zone="UTC", eager=True)
+    data = pl.DataFrame({"t": times.dt.convert_time_zone(zone), "v": 1})
+    source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "1h")
+    pieces = [{"s": data[number : number + 30]} for number in range(0, data.height, 30)]
+
+    def shown(frame: pl.DataFrame) -> dict[tuple[str, str], int]:
+        low, up = (frame[f"_{name}_boundary"].dt.to_string("%d %H:%M").to_list() for name in ("lower", "upper"))
+        return dict(zip(zip(low, up, strict=True), frame["v"].to_list(), strict=True))
+
+    hops = source.group_by_dynamic("t", every="6h", period="1d", include_boundaries=True).agg(pl.col("v").sum())
+    found = shown(run_pieces(hops._node, pieces))
+    assert found["28 18:00", "29 18:00"] == 23 * 3
+    assert found["29 06:00", "30 06:00"] == 24 * 3
+    assert {low[3:] for low, _ in found} == {up[3:] for _, up in found} == {"00:00", "06:00", "12:00", "18:00"}
+
+    growing = source.group_by_cumulate("t", step="1h", every="1d").agg(pl.col("v").sum())
+    rows = run_pieces(growing._node, pieces)
+    found = shown(rows)
+    assert found["29 00:00", "29 01:00"] == 3
+    assert ("29 00:00", "29 02:00") not in found  # this is the instant at which the clock shows 03:00
+    assert found["29 00:00", "29 03:00"] == 6
+    assert found["29 00:00", "30 00:00"] == 23 * 3
+    assert rows.select("_lower_boundary", "_upper_boundary").is_unique().all()
+
+    months = source.group_by_cumulate("t", step="1mo", every="1q").agg(pl.col("v").sum())
+    assert shown(run_pieces(months._node, pieces))["01 00:00", "01 00:00"] == data.height
 
 
 def test_hours_begin_where_the_clock_on_the_wall_says_so() -> None:
@@ -340,9 +479,10 @@ def test_sessions_end_where_nothing_comes_for_a_while(rows: Any, cuts: Any, dela
         (key, start, end, *(getattr(session, name) for name in results))
         for key, start, end, session in one_by_one(in_time(data, letters), 5)
     ]
-    assert sorted(given_.select("k", "_lower_boundary", "_upper_boundary", *results).rows(), key=str) == sorted(
-        wanted, key=str
-    )
+    for each in (given_, sessions.collect(in_time(data, letters))):
+        assert sorted(each.select("k", "_lower_boundary", "_upper_boundary", *results).rows(), key=str) == sorted(
+            wanted, key=str
+        )
 
 
 def test_a_row_between_two_sessions_makes_them_one() -> None:
@@ -373,6 +513,70 @@ def test_each_row_sees_what_lies_before_it(
     found = run_pieces(rolled._node, cut(data, cuts), letters=letters)
     wanted = in_time(data, letters).sort("t", maintain_order=True).rolling("t", period="7s", closed=closed, group_by=by)
     assert_frame_equal(found, wanted.agg(aggs), check_row_order=False)
+    assert_frame_equal(rolled.collect(in_time(data, letters)), wanted.agg(aggs), check_row_order=False)
+
+
+@pytest.mark.parametrize("closed", ["right", "left", "both", "none"])
+@pytest.mark.parametrize("period", ["1d", "24h", "2d", "36h"])
+@pytest.mark.parametrize("day", [dt.datetime(2026, 3, 28), dt.datetime(2026, 10, 24)])
+def test_the_day_before_each_row_is_that_of_polars_when_the_clock_is_changed(
+    day: dt.datetime, period: str, closed: Any
+) -> None:
+    """A day of 25 hours reaches back further than one of 24, and rows must be kept for so long."""
+    times = pl.datetime_range(day, day + dt.timedelta(days=3), "90m", time_zone="UTC", eager=True)
+    data = pl.DataFrame({"t": times.dt.convert_time_zone("Europe/Paris"), "v": pl.int_range(times.len(), eager=True)})
+    source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "0s")
+    aggs = [pl.len().cast(pl.Int64).alias("n"), pl.col("v").sum()]
+    rolled = source.rolling("t", period=period, closed=closed).agg(aggs)
+    wanted = data.rolling("t", period=period, closed=closed).agg(aggs)
+    for size in (data.height, 5, 1):
+        pieces = [{"s": data[number : number + size]} for number in range(0, data.height, size)]
+        assert_frame_equal(run_pieces(rolled._node, pieces).sort("t"), wanted)
+
+
+@pytest.mark.parametrize("unit", ["ns", "us", "ms"])
+def test_sessions_and_duplicates_count_as_finely_as_the_column(unit: Any) -> None:
+    """Ticks of an exchange in nanoseconds, 200 of them apart: no microsecond lies between."""
+    chance = random.Random(7)
+    fine = {"ns": 1000, "us": 1, "ms": 1}[unit]
+    gap = {"ns": "3us", "us": "3us", "ms": "3ms"}[unit]
+    times = sorted(chance.sample(range(-200 * fine, 200 * fine), 80))
+    data = pl.DataFrame({"t": pl.Series(times, dtype=pl.Int64).cast(pl.Datetime(unit)), "k": 1})
+    source = ars.StreamingContext().read.memory(data.schema, name="s").with_watermark("t", "0s")
+    sessions: list[list[int]] = []
+    let_through: list[int] = []
+    for time in times:
+        if not sessions or time - sessions[-1][-1] >= 3 * fine:
+            sessions.append([])
+        sessions[-1].append(time)
+        if not let_through or time - let_through[-1] >= 3 * fine:
+            let_through.append(time)
+    edges = pl.col("t", "_upper_boundary").to_physical()
+    for size in (80, 7, 1):
+        pieces = [{"s": data[number : number + size]} for number in range(0, 80, size)]
+        for aggs in (pl.len().cast(pl.Int64).alias("n"), pl.col("t").count().cast(pl.Int64).alias("n")):
+            visits = source.group_by_session("t", gap=gap, group_by="k", include_boundaries=True).agg(aggs)
+            found = run_pieces(visits._node, pieces).select(edges, "n").sort("t")
+            assert found.rows() == [(one[0], one[-1] + 3 * fine, len(one)) for one in sessions]
+        once = run_pieces(source.unique("k", within=gap)._node, pieces)
+        assert once["t"].to_physical().sort().to_list() == let_through
+
+
+def test_a_duration_that_is_finer_than_what_is_counted_is_refused_and_not_rounded() -> None:
+    ticks = ars.StreamingContext().read.memory({"t": pl.Datetime("ns"), "k": pl.Int64}, name="s")
+    timed = ticks.with_watermark("t", "2000ns")
+    for call in (
+        lambda: ticks.with_watermark("t", "1500ns"),
+        lambda: timed.group_by_session("t", gap="700ns"),
+        lambda: timed.rolling("t", period="700ns"),
+        lambda: timed.unique("k", within="1500ns"),
+        lambda: timed.join(timed, on="k", within="1500ns"),
+    ):
+        with pytest.raises(ars.ArrowStreamError, match="finer than a microsecond"):
+            call()
+    with pytest.raises(ars.ArrowStreamError, match="above zero"):
+        timed.rolling("t", period="0s")
+    timed.group_by_dynamic("t", every="700ns", period="1500ns").len()  # windows count in nanoseconds
 
 
 @given(rows=rows_of, cuts=cuts_of, keyed=st.booleans(), size=st.integers(1, 4))
@@ -384,6 +588,7 @@ def test_windows_of_a_number_of_rows(rows: Any, cuts: Any, keyed: bool, size: in
     numbered = data.with_columns(window=(place.over("k") if keyed else place) // size)
     wanted = numbered.group_by(*(["k"] if keyed else []), "window").agg(pl.col("v").sum(), n=pl.len().cast(pl.Int64))
     assert_frame_equal(run_pieces(windows._node, cut(data, cuts)), wanted, check_row_order=False)
+    assert_frame_equal(windows.collect(data), wanted, check_row_order=False)
 
 
 def test_whole_numbers_can_be_a_time_too() -> None:

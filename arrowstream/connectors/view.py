@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 class TableView:
     """The rows of an output: those of whole Parquet files and those in memory, together.
 
-    schema    the columns
-    rows      Arrow tables in memory (an output that is held, or kept there at all)
-    files     absolute paths of Parquet files, complete and never changed again
-    database  for an output that lives in DuckDB: opens a new cursor on the instance that holds it, and has the
-              quoted, qualified name of the table there; `rows` and `files` are then empty
+    schema      the columns
+    rows        Arrow tables in memory (an output that is held, or kept there at all)
+    files       absolute paths of Parquet files, complete and never changed again
+    partitions  columns that are in the names of the files' directories only, as Hive spells them (`day=2026-11-22/`)
+    database    for an output that lives in DuckDB: opens a new cursor on the instance that holds it, and has the
+                quoted, qualified name of the table there; `rows` and `files` are then empty
     """
 
     schema: pa.Schema
     rows: tuple[pa.Table, ...] = ()
     files: tuple[str, ...] = ()
     database: DatabaseTable | None = None
+    partitions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from arrowstream.names import inner
 from arrowstream.operators.windowshape import WINDOW
 from arrowstream.plan.aggregates import Decomposition
 from arrowstream.plan.grid import Grid, Ints, Spans, cover
-from arrowstream.plan.windows import BIN
+from arrowstream.plan.windows import BIN, physical
 from arrowstream.state.rows import RowTable
 
 _LEVEL: Final = inner("level")
@@ -52,7 +52,7 @@ class BinTree:
         self._add_late(new, first)
         if end <= before:
             return
-        below = bins.lazy().with_columns(self._number().alias(_RUN))
+        below = self._numbered(bins)
         for level in range(1, self._levels + 1):
             size = _BASE**level
             begin, stop = first // size, last // size
@@ -68,8 +68,7 @@ class BinTree:
         """Rows of bins below `first`, into the runs that were made of these."""
         if not new.height:
             return
-        number = self._number()
-        late = new.filter(number < first).with_columns(number.alias(_RUN))
+        late = self._numbered(new).filter(pl.col(_RUN) < first).collect(engine=engine(new.height))
         if not late.height:
             return
         for level in range(1, self._levels + 1):
@@ -78,13 +77,14 @@ class BinTree:
             made = self._plan.merge(rows, [*self._keys, _RUN]).collect(engine=engine(late.height))
             self.table.append(made.with_columns(pl.lit(level, pl.Int64).alias(_LEVEL)))
 
-    def rows(self, bins: pl.DataFrame, numbers: Ints, spans: Spans) -> pl.LazyFrame:
+    def rows(self, bins: pl.DataFrame, spans: Spans) -> pl.LazyFrame:
         """What is to be merged for these windows, each with the place of its window in `WINDOW`."""
-        counted = Spans(self._grid.numbers(spans.starts), self._grid.numbers(spans.stops))
+        numbered = self._grid.bins.numbers
+        # Where the clock leaps, bins beyond a window's end may begin with it: its last bin counts.
+        counted = Spans(numbered(spans.starts), numbered(spans.stops - 1) + 1)
         columns = [*self._keys, *self._plan.accumulators, WINDOW]
         lowest, *above = cover(counted, _BASE, self._levels)
-        numbered = bins.lazy().with_columns(self._number().alias(_RUN))
-        found = [matching.join_numbers(numbered, _pieces(*lowest).lazy(), _RUN).select(columns)]
+        found = [matching.join_numbers(self._numbered(bins), _pieces(*lowest).lazy(), _RUN).select(columns)]
         runs = pl.concat(
             [
                 _pieces(*each).with_columns(pl.lit(level, pl.Int64).alias(_LEVEL))
@@ -103,9 +103,9 @@ class BinTree:
         if gone == height or height < _LITTLE or 4 * gone > height:
             self.table.keep(alive)
 
-    def _number(self) -> pl.Expr:
-        begin = pl.col(BIN).to_physical().cast(pl.Int64)
-        return (begin - self._grid.origin).floordiv(self._grid.size)
+    def _numbered(self, bins: pl.DataFrame) -> pl.LazyFrame:
+        numbers = self._grid.bins.numbers(physical(bins[BIN]))
+        return bins.lazy().with_columns(pl.Series(_RUN, numbers))
 
 
 def _pieces(runs: Ints, places: Ints) -> pl.DataFrame:

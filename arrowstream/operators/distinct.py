@@ -16,13 +16,13 @@ from arrowstream.operators.expiry import forget
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames, Parts
-from arrowstream.plan.eventtime import FOREVER, ticks
+from arrowstream.plan.eventtime import FOREVER, steps, steps_of_tick
 from arrowstream.plan.ranks import Distinct
+from arrowstream.plan.sessions import STEPS
 from arrowstream.state.protocol import StateTable
 from arrowstream.state.rows import RowTable
 from arrowstream.state.table import KeyedTable
 
-_TICKS = inner("distinct_ticks")
 _PLACE = inner("distinct_place")
 _KEPT = inner("kept")
 
@@ -137,7 +137,8 @@ class DistinctWithin:
         schema = node.input.schema
         self._subset, self._within, self._mark = list(node.subset), node.within, mark
         self._time, self._dtype = node.input.time.column, schema[node.input.time.column]
-        self._kept = RowTable(pl.Schema({**{name: schema[name] for name in node.subset}, _TICKS: pl.Int64()}))
+        self._fine = steps_of_tick(self._dtype)
+        self._kept = RowTable(pl.Schema({**{name: schema[name] for name in node.subset}, STEPS: pl.Int64()}))
         self._output = node.schema
 
     @property
@@ -152,17 +153,19 @@ class DistinctWithin:
         given = self._let_through(new) if new.height else new
         limit = moment.forgotten(self._mark)
         if limit > moment.late_before(self._mark):
-            self._kept.keep(pl.lit(False) if limit == FOREVER else pl.col(_TICKS) + self._within > limit)
+            self._kept.keep(
+                pl.lit(False) if limit == FOREVER else pl.col(STEPS) + self._within * self._fine > limit * self._fine
+            )
         return Changes.of(given)
 
     def _let_through(self, new: pl.DataFrame) -> pl.DataFrame:
-        left = new.select(*self._subset, ticks(pl.col(self._time), self._dtype).alias(_TICKS)).with_row_index(_PLACE)
-        left = self._far(left, self._kept.frame.select(*self._subset, _TICKS))
+        left = new.select(*self._subset, steps(pl.col(self._time), self._dtype).alias(STEPS)).with_row_index(_PLACE)
+        left = self._far(left, self._kept.frame.select(*self._subset, STEPS))
         places = []
         while left.height:
             first = left.unique(self._subset, keep="first", maintain_order=True)
             places.append(first[_PLACE])
-            kept = first.select(*self._subset, _TICKS)
+            kept = first.select(*self._subset, STEPS)
             self._kept.append(kept)
             others = left.filter(~pl.col(_PLACE).is_in(first[_PLACE].implode()))
             left = self._far(others, kept)
@@ -174,8 +177,8 @@ class DistinctWithin:
         """The rows that are far enough from each of the kept ones of their key."""
         if not kept.height:
             return rows
-        kept = kept.rename({_TICKS: _KEPT})
+        kept = kept.rename({STEPS: _KEPT})
         pairs = matching.join(rows.lazy(), kept.lazy(), self._subset, kept.schema, nulls_equal=True)
-        near = pairs.filter((pl.col(_TICKS) - pl.col(_KEPT)).abs() < self._within).select(_PLACE)
+        near = pairs.filter((pl.col(STEPS) - pl.col(_KEPT)).abs() < self._within * self._fine).select(_PLACE)
         far = matching.join_numbers(rows.lazy(), near, _PLACE, how="anti", maintain_order="left")
         return far.collect(engine=engine(rows.height))

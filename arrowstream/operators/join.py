@@ -151,7 +151,7 @@ class UnboundedJoin:
             if not rows.height:
                 continue
             if self._pairing.how == "semi":
-                shown.put(rows.lazy(), sign, rows.height)
+                shown.put(self._pairing.shown(rows.lazy()), sign, rows.height)
             elif side is self._left:
                 shown.put(self._pairing.lonely_left(rows.lazy()), sign, rows.height)
             else:

@@ -87,7 +87,7 @@ class Pairing:
     def shown(self, pairs: pl.LazyFrame, *more: str) -> pl.LazyFrame:
         """The pairs in the columns of the output, and `more`."""
         if self.how in ("semi", "anti"):
-            return pairs.select(*self.left, *more)
+            return pairs.select(*self.output, *more)
         names = pair_names(self.left, self.right, self.suffix)
         if self.how != "right":
             return pairs.select(*self.output, *more)
@@ -100,7 +100,7 @@ class Pairing:
     def lonely_left(self, rows: pl.LazyFrame, *more: str) -> pl.LazyFrame:
         """Rows of the left without a match, as the output shows them."""
         if self.how == "anti":
-            return rows.select(*self.left, *more)
+            return rows.select(*self.output, *more)
         nulls = [pl.lit(None, dtype).alias(name) for name, dtype in self.output.items() if name not in self.left]
         return rows.with_columns(nulls).select(*self.output, *more)
 

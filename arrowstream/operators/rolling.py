@@ -53,7 +53,7 @@ class RollingOperator:
         if high != FOREVER:
             known = known.filter(self._time < high)
         found = self._node.rolled(known).filter(certain).collect(engine=engine(len(self._rows)))
-        kept = pl.lit(False) if high == FOREVER else self._time >= high - self._node.period
+        kept = pl.lit(False) if high == FOREVER else self._time >= high - self._node.reach
         self._rows.keep(kept)
         return Changes.of(found.select(self._output.names()))
 

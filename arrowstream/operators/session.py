@@ -12,7 +12,7 @@ from arrowstream.operators.exchange import ROWS_FRAME, difference, gathered
 from arrowstream.operators.late import LateJudge
 from arrowstream.operators.moment import Mark, Moment
 from arrowstream.operators.program import Frames, Parts
-from arrowstream.plan.eventtime import FOREVER, from_ticks, ticks
+from arrowstream.plan.eventtime import FOREVER, from_steps, steps, steps_of_tick
 from arrowstream.plan.groupwise import TOO_LARGE, flagged
 from arrowstream.plan.sessions import FIRST, LAST, SessionAggregate, sessions
 from arrowstream.state.protocol import StateTable
@@ -35,11 +35,11 @@ class SessionPartial:
         way = engine(changes.rows)
         if self._judge is not None:
             rows = self._judge.in_time(rows.collect(engine=way), moment).lazy()
-        time = ticks(pl.col(node.index), node.input.schema[node.index])
+        time = steps(pl.col(node.index), node.input.schema[node.index])
         if node.decomposition is None:
             return {ROWS_FRAME: rows.with_columns(time.alias(FIRST), time.alias(LAST)).collect(engine=way)}
         keyed = rows.with_columns(node.by).with_columns(time.alias(FIRST), time.alias(LAST))
-        return {ROWS_FRAME: node.decomposition.partial(sessions(keyed, node.keys, node.gap)).collect(engine=way)}
+        return {ROWS_FRAME: node.decomposition.partial(sessions(keyed, node.keys, node.steps)).collect(engine=way)}
 
 
 class SessionMerge:
@@ -95,7 +95,7 @@ class SessionMerge:
 
     def _put_together(self) -> None:
         node = self._node
-        merged = sessions(self._open.frame.lazy(), node.keys, node.gap)
+        merged = sessions(self._open.frame.lazy(), node.keys, node.steps)
         way = engine(len(self._open))
         if self._plan is None:
             self._open.replace(merged.sort(ID).drop(ID).collect(engine=way))
@@ -117,15 +117,20 @@ class SessionMerge:
             found = groups.agg(self._aggs).collect(engine=engine(rows.height))
         else:
             found = self._plan.final(rows, [*node.keys, FIRST, LAST])
-        start, end = from_ticks(pl.col(FIRST), self._dtype), from_ticks(pl.col(LAST) + node.gap, self._dtype)
+        start = from_steps(pl.col(FIRST), self._dtype)
         named = [start.alias(node.index)]
         if node.boundaries:
+            end = from_steps(pl.col(LAST) + node.steps, self._dtype)
             named += [start.alias("_lower_boundary"), end.alias("_upper_boundary")]
         shown = found.with_columns(named).select(self._output.names())
         return shown if shown.schema == self._output else shown.cast(dict(self._output))  # type: ignore[arg-type]
 
     def _over(self, watermark: int) -> pl.Expr:
-        return pl.lit(True) if watermark == FOREVER else pl.col(LAST) + self._node.gap <= watermark
+        return (
+            pl.lit(True)
+            if watermark == FOREVER
+            else pl.col(LAST) + self._node.steps <= watermark * steps_of_tick(self._dtype)
+        )
 
     def _forget(self, limit: int) -> None:
         self._open.keep(~self._over(limit))

@@ -96,7 +96,7 @@ class WindowMerge(WindowShape):
     def _rows(self, table: BinTable, spans: Spans, like: pl.DataFrame | None) -> pl.LazyFrame:
         """The rows of a table that belong to these windows, with the place of the window in `WINDOW`."""
         if self._tree is not None:
-            return self._tree.rows(table.frame, self._numbers(), spans)
+            return self._tree.rows(table.frame, spans)
         keys = [pl.col(key) for key in self._keys]
         if len(spans) > _FEW:
             return self._chosen(table.frame if like is None else among(table.frame, keys, like), spans)
@@ -119,13 +119,13 @@ class WindowMerge(WindowShape):
     def _numbers(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         grid = self._windows.grid()
         assert grid is not None
-        return grid.numbers(self._state.bins)
+        return grid.bins.numbers(self._state.bins)
 
     def _last(self, watermark: int) -> int:
         """The last bin at which windows end that are closed by this watermark."""
         grid = self._windows.grid()
         assert grid is not None
-        return grid.end(self._windows.last(watermark))
+        return grid.bins.number(self._windows.last(watermark))
 
 
 def _with_counts(rows: pl.DataFrame, counts: pl.DataFrame, at: Sequence[str], names: Sequence[str]) -> pl.DataFrame:

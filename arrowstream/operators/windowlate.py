@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,7 +75,7 @@ class WindowJudge:
         if self.windows.bin is None:
             found = found.filter(self.windows.contains(time))
         dtype = rows.schema[self.column]
-        gone = self.windows.closes(pl.col(END)) <= watermark
+        gone = self.windows.closed_by(watermark)
         edges = [ticks(pl.col(START), dtype).filter(gone).min(), ticks(pl.col(END), dtype).filter(gone).max()]
         judged = found.group_by(_PLACE).agg(
             edges[0].alias("start"), edges[1].alias("end"), (~gone).any().alias("partly")
@@ -95,12 +95,12 @@ class JudgedPartial:
 
     def partial(self, changes: Changes, moment: Moment) -> Frames:
         rows = self._judge.in_time(changes.added.collect(engine=engine(changes.rows)), moment)
-        return self._inner.partial(Changes.of(rows), moment, self._bin(rows[self._judge.column]))
-
-    def _bin(self, times: pl.Series) -> Mapping[str, pl.Expr] | None:
-        """The bin, where all rows are in one: then they are grouped by the other keys alone."""
-        if not len(times) or times.null_count():
-            return None
-        values, windows = times.cast(pl.Int64), self._judge.windows
-        begin = windows.one_bin(int(values.min()), int(values.max()))  # type: ignore[arg-type]
-        return None if begin is None else {BIN: windows.time(begin)}
+        times, windows = rows[self._judge.column], self._judge.windows
+        begin = None
+        if len(times) and len(self.frames) == 1:
+            # Where all rows are in one bin, they are grouped by the other keys alone.
+            values = times.cast(pl.Int64)
+            begin = windows.one_bin(int(values.min()), int(values.max()))  # type: ignore[arg-type]
+        if begin is not None:
+            return self._inner.partial(Changes.of(rows), moment, {BIN: windows.time(begin)})
+        return self._inner.partial(Changes.of(rows.with_columns(windows.bins_of(times).alias(BIN))), moment)

@@ -71,8 +71,7 @@ class WindowShape(ABC):
             # The first bin with an open window is in the first window to close.
             spans = self._windows.closing(bins[:several], end, FOREVER)
             if len(spans):
-                stop = pl.lit(self._windows.times(spans.stops[spans.stops == spans.stops.min()][:1]))
-                return [int(pl.select(self._windows.closes(stop)).item())]
+                return [self._windows.closes(int(spans.stops.min()))]
             several *= 2
         return [None]
 
@@ -121,8 +120,8 @@ class WindowShape(ABC):
 
 def bin_table(schema: pl.Schema, windows: Windows, *, ordered: bool) -> BinTable:
     """A table for rows by the bins of windows."""
-    grid = windows.grid()
-    return BinTable(schema, BIN, step=None if grid is None else grid.size, ordered=ordered)
+    bins = windows.bin
+    return BinTable(schema, BIN, step=None if bins is None else bins.step, ordered=ordered)
 
 
 def drop_passed(table: BinTable, windows: Windows, before: int, limit: int) -> None:
@@ -133,7 +132,8 @@ def drop_passed(table: BinTable, windows: Windows, before: int, limit: int) -> N
     if limit == FOREVER:
         needed = int(values[-1]) + 1
     elif (grid := windows.grid()) is not None and not windows.touching:
-        needed = int(grid.physical(np.array([grid.needed(grid.end(windows.last(limit)))]))[0])
+        number = grid.needed(grid.bins.number(windows.last(limit)))
+        needed = int(grid.bins.physical(np.array([number]))[0])
     else:
         alive, _ = windows.closing(values, limit, FOREVER).pieces(values, touching=windows.touching)
         needed = int(alive.min()) if len(alive) else int(values[-1]) + 1

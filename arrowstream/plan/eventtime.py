@@ -132,6 +132,21 @@ def ticks(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return expr.cast(pl.Int64)
 
 
+def steps(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Int64 of a time of this type, as fine as the column: so many nanoseconds where it has them, else ticks."""
+    return expr.to_physical() if steps_of_tick(dtype) > 1 else ticks(expr, dtype)
+
+
+def from_steps(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A time of this type from steps."""
+    return expr.cast(dtype) if steps_of_tick(dtype) > 1 else from_ticks(expr, dtype)
+
+
+def steps_of_tick(dtype: pl.DataType) -> int:
+    """How many steps a tick has: 1000 in a column of nanoseconds, else 1."""
+    return 1000 if isinstance(dtype, pl.Datetime) and dtype.time_unit == "ns" else 1
+
+
 def ticks_of(physical: int, dtype: pl.DataType) -> int:
     """Ticks of one time of this type, given as Polars keeps it."""
     match dtype:
@@ -200,6 +215,8 @@ def _parsed(duration: str, where: str) -> int:
         if found is None:
             raise PlanError(f"{where}: {duration!r} is no duration; units are us, ms, s, m, h, d, w, as in '1h30m'")
         number, unit = int(found[1]), found[2]
+        if unit == "ns" and number % 1000:
+            raise PlanError(f"{where}: {duration!r} is finer than a microsecond; give whole ones, as in '1us'")
         if unit == "ns":
             total += number // 1000
         elif unit not in _UNITS:

@@ -24,6 +24,7 @@ import polars as pl
 from arrowstream.errors import ColumnError, PlanError
 from arrowstream.names import inner
 from arrowstream.plan.accumulators import INTO
+from arrowstream.plan.comparable import check_comparisons
 from arrowstream.plan.elementwise import ELEMENTWISE, LENGTH_CHANGING
 from arrowstream.plan.expressions import PANIC, Call, Node, build, describe, parse, resolve, unaliased, walk
 
@@ -118,6 +119,7 @@ def _groupwise(call: str, expr: pl.Expr, schema: pl.Schema) -> pl.Expr:
     for node in walk(tree):
         if isinstance(node, Call):
             _check(call, node, schema)
+    check_comparisons(call, tree, schema)
     stable = _stable(tree, schema)
     return expr if stable == tree else build(stable)
 

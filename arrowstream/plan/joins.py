@@ -18,7 +18,7 @@ import polars as pl
 from arrowstream import matching
 from arrowstream.errors import PlanError
 from arrowstream.names import inner
-from arrowstream.plan.eventtime import EventTime, Later, duration_ticks, least
+from arrowstream.plan.eventtime import EventTime, Later, duration_ticks, least, steps_of_tick
 from arrowstream.plan.expressions import Call, Column, build, columns, parse, unaliased
 from arrowstream.plan.expressions import Literal as Constant
 from arrowstream.plan.expressions import Node as Tree
@@ -251,7 +251,11 @@ def within_conditions(
     one, two = pl.col(left.column), pl.col(right_name)
 
     def later(ticks: int) -> pl.Expr:
-        return one + (pl.lit(ticks, pl.Int64) if dtype.is_integer() else pl.duration(microseconds=ticks))
+        if dtype.is_integer():
+            return one + pl.lit(ticks, pl.Int64)
+        if steps_of_tick(dtype) > 1:
+            return one + pl.duration(nanoseconds=ticks * steps_of_tick(dtype), time_unit="ns")
+        return one + pl.duration(microseconds=ticks)
 
     return [two >= later(low), two <= later(high)]
 

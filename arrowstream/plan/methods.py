@@ -167,7 +167,10 @@ _SORTED = Refused(
 _UPDATE = Refused(
     "it is a join", "join(other, on=..., how='left') and with_columns(pl.coalesce(pl.col('x_right'), pl.col('x')))"
 )
-_NO_END = Refused("a stream has no end at which to collect it", "preview(...), or bind it to a sink by .write")
+_NO_END = Refused(
+    "a stream has no end at which to collect it",
+    "frame.collect(rows) for a table in place of its source, preview(...), or bind it to a sink by .write",
+)
 _SINK = Refused("sinks of a stream commit batch by batch", ".write.parquet(...), .write.duckdb(...) and the like")
 _LOCAL = Refused("a stream frame is a plan already and has nothing of its own to copy", "the frame itself")
 _AGG = Node("frame.agg(...), such as frame.agg(pl.all().sum())")

@@ -185,10 +185,16 @@ class Aggregate(Node):
 
     With `ttl` (ticks), a group of which no row has come for so long, by the watermark, is let go; a row that is
     further behind the watermark is late. So it is of `Distinct`, `TopK` and `Recompute`, too.
+
+    `by` and `aggs` are what is computed, under the names of the output, and `too_large` says of which groups it cannot
+    be shown, and why; `decomposition` is the same, taken apart.
     """
 
     input: Node
     keys: tuple[str, ...]
+    by: tuple[pl.Expr, ...]
+    aggs: tuple[pl.Expr, ...]
+    too_large: pl.Expr | None
     description: str
     decomposition: Decomposition
     ttl: int | None = None

@@ -10,12 +10,13 @@ import polars as pl
 
 from arrowstream.names import inner
 from arrowstream.plan.aggregates import Decomposition
-from arrowstream.plan.eventtime import show_ticks, step_of
+from arrowstream.plan.eventtime import show_ticks, step_of, steps_of_tick
 from arrowstream.plan.nodes import Node
 
 FIRST: Final = inner("first")
 LAST: Final = inner("last")
 TICKS: Final = inner("session_ticks")
+STEPS: Final = inner("steps")
 _SESSION: Final = inner("session")
 
 
@@ -24,7 +25,7 @@ class SessionAggregate(Node):
     """Aggregates by key and session, given out once no row to come can belong to it.
 
     Two rows of a key that are `gap` ticks apart or more are in two sessions, unless others lie between. With
-    `decomposition`, whose keys end in the first and the last tick, accumulators are kept; without it, the rows.
+    `decomposition`, whose keys end in the first and the last step, accumulators are kept; without it, the rows.
     """
 
     input: Node
@@ -44,6 +45,11 @@ class SessionAggregate(Node):
         return (self.input,)
 
     @property
+    def steps(self) -> int:
+        """The gap as fine as the column."""
+        return self.gap * steps_of_tick(self.input.schema[self.index])
+
+    @property
     def label(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
         return f"Session of gap {show_ticks(self.gap, self.input.schema[self.index])} {self.description}{by}"
@@ -60,13 +66,16 @@ class OpenSessions:
     dtype: pl.DataType
 
     def __call__(self, watermark: int) -> int:
-        return (watermark + 1) // step_of(self.dtype) * step_of(self.dtype)
+        step = step_of(self.dtype)
+        # In a column of nanoseconds it may lie less than a tick after it.
+        fine = isinstance(self.dtype, pl.Datetime) and self.dtype.time_unit == "ns"
+        return (watermark if fine else watermark + 1) // step * step
 
 
 def sessions(rows: pl.LazyFrame, keys: Sequence[str], gap: int) -> pl.LazyFrame:
     """Stretches of time (`FIRST`, `LAST`) of each key, put together where they are less than `gap` apart.
 
-    Each row gets the first and the last tick of the session that it is in. The end that counts is the latest of all
+    Each row gets the first and the last step of the session that it is in. The end that counts is the latest of all
     that began before, not that of the neighbour.
     """
     ordered = rows.sort(FIRST, maintain_order=True)

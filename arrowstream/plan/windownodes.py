@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import polars as pl
 
 from arrowstream.plan.aggregates import Decomposition
-from arrowstream.plan.eventtime import show_ticks
 from arrowstream.plan.groupwise import TOO_LARGE
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.windows import Closed, Windows
@@ -66,13 +65,19 @@ def describe(windows: Windows) -> str:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rolling(Node):
-    """For each row, aggregates of the rows of its key in the `period` ticks before it; it comes out once the watermark
-    has passed its time.
+    """For each row, aggregates of the rows of its key in the `period` before it; it comes out once the watermark has
+    passed its time.
+
+    `length` is the period as Polars writes it. In a column with a time zone "1d" goes back to the same time of the day
+    before, and "24h" by a stop watch; `reach` says how many ticks that may be at the most, `period` how many it is
+    on a clock that is not changed.
     """
 
     input: Node
     index: str
+    length: str
     period: int
+    reach: int
     closed: Closed
     keys: tuple[str, ...]
     by: tuple[pl.Expr, ...]
@@ -87,7 +92,7 @@ class Rolling(Node):
     @property
     def label(self) -> str:
         by = f" by {', '.join(self.keys)}" if self.keys else ""
-        return f"Rolling {show_ticks(self.period, self.input.schema[self.index])} {self.description}{by}"
+        return f"Rolling {self.length.removesuffix('i')} {self.description}{by}"
 
     @property
     def flagged(self) -> bool:
@@ -95,12 +100,10 @@ class Rolling(Node):
 
     def rolled(self, rows: pl.LazyFrame) -> pl.LazyFrame:
         """The call itself, over rows in order of time."""
-        dtype = self.input.schema[self.index]
-        period = f"{self.period}i" if dtype.is_integer() else show_ticks(self.period, dtype)
         ordered = rows.sort(self.index, maintain_order=True)
         by = list(self.by) or None
         aggs = self.aggs if self.too_large is None else [*self.aggs, self.too_large.alias(TOO_LARGE)]
-        return ordered.rolling(self.index, period=period, closed=self.closed, group_by=by).agg(aggs)
+        return ordered.rolling(self.index, period=self.length, closed=self.closed, group_by=by).agg(aggs)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

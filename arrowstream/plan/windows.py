@@ -1,12 +1,12 @@
 """Windows over event time: to which windows a time belongs, and when each closes.
 
-A window is a function of the row's time alone: one begins at every multiple of `every` (of the calendar, in the
-column's zone, with `dt.truncate`) plus `offset`, and is `period` long; a row belongs to each that contains it. Where
-`period` is `every`, each ends where the next begins, also on the days when the clock is changed.
+A window is a function of the row's time alone: one begins at every multiple of `every` plus `offset`, and is `period`
+long; a row belongs to each that contains it. In a column with a time zone all of that is by the clock on the wall
+(`plan.wallclock`), so that where `period` is `every` each ends where the next begins, also when the clock is changed.
 
-Rows are first gathered in *bins*, which lie wholly inside or outside of each window, and windows are made of bins. On
-a clock without summer time, and for whole numbers, windows are then a matter of arithmetic (`plan.grid`); else Polars'
-calendar says where they begin.
+Rows are first gathered in *bins* (`plan.bins`), which lie wholly inside or outside of each window, and windows are made
+of bins. All of it is arithmetic with whole numbers: the length of bins is the greatest common divisor of `every` and
+`period`, in units of the column, or in months where both are months.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ import polars as pl
 
 from arrowstream.errors import PlanError
 from arrowstream.names import inner
-from arrowstream.plan.eventtime import DAY, duration_ticks, show_ticks, ticks
-from arrowstream.plan.grid import Grid, Ints, Spans, ranges
+from arrowstream.plan.bins import Bins, Even, Months, month_days
+from arrowstream.plan.eventtime import BEGINNING, DAY, FOREVER
+from arrowstream.plan.grid import Grid, Spans, Uneven
+from arrowstream.plan.wallclock import Ints, wall_clock
 
 BIN: Final = inner("bin")
 START: Final = inner("start")
@@ -33,72 +35,109 @@ END: Final = inner("end")
 Closed = Literal["left", "right", "both", "none"]
 CLOSED: Final = ("left", "right", "both", "none")
 
-_PART: Final = re.compile(r"(\d+)(ns|us|ms|s|mo|m|h|d|w|q|y|i)")
-_CALENDAR: Final = {"mo": (28 * DAY, 31 * DAY), "q": (90 * DAY, 92 * DAY), "y": (365 * DAY, 366 * DAY)}
-_HOUR: Final = 3_600_000_000
-_QUARTER: Final = _HOUR // 4
-_FAR: Final = 2**61
+_PART: Final = re.compile(r"(\d+)(ns|us|ms|s|mo|m|h|d|w|q|y)")
+_MONTHS: Final = {"mo": 1, "q": 3, "y": 12}
+_NANOS: Final = {
+    "w": 7 * DAY * 1000,
+    "d": DAY * 1000,
+    "h": 3_600_000_000_000,
+    "m": 60_000_000_000,
+    "s": 1_000_000_000,
+    "ms": 1_000_000,
+    "us": 1000,
+    "ns": 1,
+}
+# Weeks begin on Mondays, and 1970-01-01 was a Thursday.
+_MONDAY: Final = 4
+_FAR: Final = 2**64
+# Windows of months that begin every second are looked for among those of six days.
+_MOST: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A duration of the calendar or the clock, as Polars writes it; `least` and `most` are its ticks."""
+    """A length of time, as Polars writes it: so many `months`, and so many `units` of the column.
+
+    `least` and `most` are its ticks. With `calendar` it is about days and more; `weekly` is said of weeks alone, which
+    begin on Mondays.
+    """
 
     text: str
+    months: int
+    units: int
     least: int
     most: int
+    calendar: bool = False
+    weekly: bool = False
 
     @property
     def fixed(self) -> bool:
-        """Whether it always has the same length."""
-        return self.least == self.most
+        """Whether it always has the same length, on a clock that is not changed."""
+        return not self.months
 
     def __str__(self) -> str:
         return self.text
 
 
 def interval(given: str | timedelta | int, dtype: pl.DataType, where: str, *, positive: bool = True) -> Interval:
-    """An interval on a column of this type. Raises `PlanError` for what is none."""
-    if dtype.is_integer():
-        count = duration_ticks(given, dtype, where)
-        made = Interval(f"{count}i", count, count)
-    elif isinstance(given, timedelta):
-        count = duration_ticks(given, dtype, where)
-        made = Interval(_text(count, dtype), count, count)
-    else:
-        made = _parsed(str(given), dtype, where)
-    if positive and made.least <= 0:
+    """An interval on a column of this type; above zero if `positive`. Raises `PlanError` for what is none."""
+    if isinstance(given, timedelta):
+        given = spelled(given)
+    text = str(given)
+    sign = -1 if text.startswith("-") else 1
+    made = _counted(text, sign, dtype, where) if dtype.is_integer() else _parsed(text, sign, dtype, where)
+    if positive and (sign < 0 or not (made.months or made.units)):
         raise PlanError(f"{where}: {given!r} is no length of a window; give one above zero, as in '10s'")
     return made
 
 
-def _parsed(text: str, dtype: pl.DataType, where: str) -> Interval:
-    at = least = most = 0
-    while at < len(text):
+def _counted(text: str, sign: int, dtype: pl.DataType, where: str) -> Interval:
+    number = text.removeprefix("-").removesuffix("i")
+    if not number.isdigit():
+        raise PlanError(f"{where}: {text!r} is no distance on an {dtype} column; give a number, or '100i'")
+    count = sign * int(number)
+    return Interval(f"{count}i", 0, count, count, count)
+
+
+def _parsed(text: str, sign: int, dtype: pl.DataType, where: str) -> Interval:
+    at, months, nanos = len(text) - len(text.removeprefix("-")), 0, 0
+    units: set[str] = set()
+    while at < len(text) or not units:
         found = _PART.match(text, at)
-        if found is None or found[2] == "i":
+        if found is None:
             raise PlanError(
-                f"{where}: {text!r} is no interval; units are us, ms, s, m, h, d, w, mo, q, y, as in '1h30m'"
+                f"{where}: {text!r} is no interval; units are ns, us, ms, s, m, h, d, w, mo, q, y, as in '1h30m'"
             )
         number, unit = int(found[1]), found[2]
-        if unit in _CALENDAR:
-            low, high = _CALENDAR[unit]
+        if unit in _MONTHS:
+            months += number * _MONTHS[unit]
         else:
-            low = high = duration_ticks(f"1{unit}", dtype, where) if unit != "ns" else 0
-            if unit in ("d", "w") and _zoned(dtype):
-                low, high = low - _HOUR, high + _HOUR  # days of a zone with summer time
-        least, most = least + number * low, most + number * high
+            nanos += number * _NANOS[unit]
+        units.add(unit)
         at = found.end()
-    if isinstance(dtype, pl.Date) and most % DAY:
-        raise PlanError(f"{where}: {text!r} is no whole number of days, and the column is a Date")
-    return Interval(text, least, most)
+    step = _nanos(dtype)
+    if nanos % step:
+        of = "days, and the column is a Date" if isinstance(dtype, pl.Date) else f"what a column of {dtype} can tell"
+        raise PlanError(f"{where}: {text!r} is no whole number of {of}")
+    least, most = month_days(months)
+    calendar = not units.isdisjoint({"d", "w", *_MONTHS})
+    return Interval(
+        text,
+        sign * months,
+        sign * nanos // step,
+        least * DAY + nanos // 1000,
+        most * DAY - -nanos // 1000,
+        calendar,
+        units == {"w"},
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Windows of one length: tumbling, or hopping where `period` is longer than `every`.
 
-    With `cumulate` they begin at each multiple of `period` and end at each multiple of `every` in it.
+    With `cumulate` they begin at each multiple of `period` and end at each multiple of `every` in it. `offset` is as
+    Polars writes it. Raises `PlanError` for windows that nothing can be cut into.
     """
 
     dtype: pl.DataType
@@ -108,41 +147,66 @@ class Windows:
     closed: Closed
     cumulate: bool = False
 
+    def __post_init__(self) -> None:
+        shift = self._shift
+        begins = self._begins
+        if begins.months and begins.units:
+            raise PlanError(f"windows every {begins}: give months, quarters and years, or weeks, days and less")
+        if shift.months and not begins.months:
+            raise PlanError(f"windows every {begins} cannot begin {shift} later, which is no fixed time")
+        if self.period.months and begins.units and (count := self.period.most // max(begins.least, 1)) > _MOST:
+            raise PlanError(f"a row would be in {count:,} windows of {self.period} every {begins}; give a longer every")
+        before = shift.units % begins.units if begins.units else 0
+        if self.dtype.is_unsigned_integer() and (before or self.period.units > begins.units):
+            raise PlanError(
+                f"windows may begin below 0 here, which {self.dtype} cannot say; cast the column to Int64 first"
+            )
+
     @property
     def tumbling(self) -> bool:
         """Whether each time is in one window, the next beginning where one ends."""
-        return self.every.text == self.period.text and self.closed in ("left", "right") and not self.cumulate
+        alike = (self.every.months, self.every.units) == (self.period.months, self.period.units)
+        return alike and self.closed in ("left", "right") and not self.cumulate
 
     @property
-    def bin(self) -> str | None:
-        """The length of bins that lie in each window whole or not at all; None where there is none to rely on.
-
-        Raises `PlanError` for an interval that Polars cannot cut time by, such as one of months and days.
-        """
-        return _bin(self)
+    def bin(self) -> Bins | None:
+        """Bins that lie in each window whole or not at all; None where a window may hold some times of a bin alone."""
+        return None if self.touching else _layout(self).bins
 
     def grid(self) -> Grid | None:
-        """The same in whole numbers, where all windows have one length; None where the calendar has its say."""
-        return _grid(self)
+        """The same in numbers of bins, where all windows have as many; None where some have more than others."""
+        layout = _layout(self)
+        return layout if isinstance(layout, Grid) else None
+
+    def opening(self, watermark: int, *, label_right: bool) -> int:
+        """The least start, or end, that a window may have which this watermark has not closed; a physical value."""
+        layout, last = _layout(self), self.last(watermark)
+        if isinstance(layout, Uneven):
+            return layout.opening(last, label_right=label_right)
+        end = layout.bins.number(last)
+        number = layout.needed(end)
+        if label_right:
+            number = end + 1 if layout.grows else number + layout.length
+        return int(layout.bins.physical(np.array([number]))[0])
 
     def bin_of(self, time: pl.Expr) -> pl.Expr:
-        """Where the bin of a time begins; without bins, the last window that can contain it."""
-        if self.closed == "right":
-            time = self._before(time)
-        return self.floor(time, self.bin or self.every.text)
+        """Where the bin of a time begins."""
+        return time.map_batches(self.bins_of, return_dtype=self.dtype, is_elementwise=True)
+
+    def bins_of(self, times: pl.Series) -> pl.Series:
+        """Where the bins of these times begin. There are no nulls among them."""
+        values = physical(times)
+        return self.times(_layout(self).bins.begins(values - 1 if self.closed == "right" else values))
 
     def one_bin(self, low: int, high: int) -> int | None:
-        """The physical value of the bin that all times between these two are in; None where none is known."""
-        grid = self.grid()
-        if grid is None or self.touching:
-            return None
-        back = 1 if self.closed == "right" else 0
-        first, last = grid.numbers(np.array([low - back, high - back]))
-        return int(grid.physical(first)) if first == last else None
+        """The physical value of the bin that all times between these two are in; None where they are in several."""
+        bins, back = _layout(self).bins, 1 if self.closed == "right" else 0
+        first, last = bins.numbers(np.array([low - back, high - back]))
+        return int(bins.physical(first[None])[0]) if first == last else None
 
     def pairs(self, bins: pl.Series, low: int, high: int) -> pl.DataFrame:
         """`BIN`, `START`, `END`: the windows that each bin is in and that the watermark passes after `low`, up to
-        `high`; sorted by window. Without bins to rely on, those it may be in.
+        `high`; sorted by window. With `touching` also those that hold some times of the bin, or none.
         """
         begins = physical(bins.unique().sort())
         spans = self.closing(begins, low, high)
@@ -155,29 +219,47 @@ class Windows:
         and up to `high`; each once, and sorted.
         """
         low, high = self.last(low), self.last(high)
-        if (grid := self.grid()) is not None:
-            found = grid.closing(grid.numbers(begins), grid.end(low), grid.end(high), touching=self.touching)
-            return Spans(grid.physical(found.starts), grid.physical(found.stops))
-        found = _by_calendar(self, begins) if len(begins) and high > low else Spans(begins[:0], begins[:0])
-        passed = (found.stops > low) & (found.stops <= high)
-        return Spans(found.starts[passed], found.stops[passed])
+        layout = _layout(self)
+        if isinstance(layout, Uneven):
+            return layout.closing(begins, low, high, touching=self.touching)
+        bins = layout.bins
+        found = layout.closing(bins.numbers(begins), bins.number(low), bins.number(high), touching=self.touching)
+        return layout.physical(found)
 
     def last(self, watermark: int) -> int:
-        """The last physical value at which a window may end that is closed by this watermark."""
-        watermark -= self.tick if self.closed in ("right", "both") else 0
+        """The last physical value at which a window may end that is closed by this watermark.
+
+        Times to come are at the watermark or later; a window that holds its end must lie before it.
+        """
+        if watermark in (BEGINNING, FOREVER):
+            return _FAR if watermark == FOREVER else -_FAR
+        back = 1 if self.closed in ("right", "both") else 0
         match self.dtype:
             case pl.Datetime(time_unit="ms"):
-                return watermark // 1000
+                return (watermark - back) // 1000
             case pl.Datetime(time_unit="ns"):
-                return watermark * 1000 + 999
+                return watermark * 1000 - back
             case pl.Date():
-                return watermark // DAY
-        return watermark
+                return (watermark - back) // DAY
+        return watermark - back
 
-    def closes(self, end: pl.Expr) -> pl.Expr:
-        """The watermark, in ticks, at which a window with this end is complete."""
-        last = ticks(end, self.dtype)
-        return last + self.tick if self.closed in ("right", "both") else last
+    def closes(self, stop: int) -> int:
+        """The least watermark that closes a window which ends at this physical value."""
+        back = 1 if self.closed in ("right", "both") else 0
+        match self.dtype:
+            case pl.Datetime(time_unit="ms"):
+                return stop * 1000 + back
+            case pl.Datetime(time_unit="ns"):
+                return -((-stop - back) // 1000)
+            case pl.Date():
+                return stop * DAY + back
+        return stop + back
+
+    def closed_by(self, watermark: int) -> pl.Expr:
+        """Whether the window of `START` and `END` is closed by this watermark."""
+        most = 2**63 - 1
+        last = max(min(self.last(watermark), most), -most)
+        return pl.col(END).to_physical().cast(pl.Int64) <= pl.lit(last, pl.Int64)
 
     def contains(self, time: pl.Expr) -> pl.Expr:
         """Whether the window of `START` and `END` contains a time."""
@@ -198,43 +280,26 @@ class Windows:
 
     @property
     def touching(self) -> bool:
-        """Whether a time may be in a window that ends where its bin begins."""
+        """Whether a time may be in a window that ends where its bin begins, or not in one that begins there."""
         return self.closed in ("both", "none")
 
     @property
-    def tick(self) -> int:
-        """The least step of the column, in ticks."""
-        match self.dtype:
-            case pl.Datetime(time_unit="ms"):
-                return 1000
-            case pl.Date():
-                return DAY
-        return 1
+    def _begins(self) -> Interval:
+        """How far windows begin from each other."""
+        return self.period if self.cumulate else self.every
 
-    def floor(self, time: pl.Expr, length: str) -> pl.Expr:
-        """The last time up to this that is a multiple of a length, plus the offset."""
-        if self.dtype.is_integer():
-            count, shift = int(length[:-1]), int((self.offset or "0i")[:-1])
-            return ((time.cast(pl.Int64) - shift).floordiv(count) * count + shift).cast(self.dtype)
-        if self.offset is None:
-            return time.dt.truncate(length)
-        back = self.offset[1:] if self.offset.startswith("-") else f"-{self.offset}"
-        return time.dt.offset_by(back).dt.truncate(length).dt.offset_by(self.offset)
+    @property
+    def _shift(self) -> Interval:
+        return interval(
+            self.offset or ("0i" if self.dtype.is_integer() else "0s"), self.dtype, "offset", positive=False
+        )
 
-    def later(self, time: pl.Expr, length: str) -> pl.Expr:
-        """A time by a length later."""
-        if self.dtype.is_integer():
-            return time + pl.lit(int(length[:-1])).cast(self.dtype)
-        return time.dt.offset_by(length)
 
-    def _before(self, time: pl.Expr) -> pl.Expr:
-        """The time just before."""
-        match self.dtype:
-            case pl.Datetime(time_unit=unit):
-                return time.dt.offset_by(f"-1{unit}")
-            case pl.Date():
-                return time.dt.offset_by("-1d")
-        return time - 1
+def stretch(length: int, dtype: pl.DataType) -> int:
+    """By how many ticks more than `length` may pass, at the most, while the clock on the wall goes on by that."""
+    zone = dtype.time_zone if isinstance(dtype, pl.Datetime) else None
+    _, clock = wall_clock(zone, 1_000_000, None)
+    return 0 if clock is None else clock.stretch(length)
 
 
 def physical(times: pl.Series) -> Ints:
@@ -243,134 +308,44 @@ def physical(times: pl.Series) -> Ints:
     return values
 
 
-def _by_calendar(windows: Windows, begins: Ints) -> Spans:
-    """The windows that may hold one of these bins, found by cutting times all over them."""
-    every = windows.period if windows.cumulate else windows.every
-    step = DAY if every.least >= DAY else _QUARTER
-    unit = _unit(windows.dtype)
-    first = int(begins[0]) - _units(windows.period.most + every.most + _HOUR, unit)
-    last = int(begins[-1]) + _units(2 * every.most + _HOUR, unit)
-    points = np.arange(first, last + 1, max(_units(step, unit), 1))
-    starts = physical(_cut(windows, points, every.text).unique().sort())
-    if windows.tumbling or windows.cumulate:
-        starts, stops = starts[:-1], starts[1:]
-    else:
-        stops = physical(pl.select(windows.later(pl.lit(windows.times(starts)), windows.period.text)).to_series())
-    place = np.searchsorted(begins, starts)
-    held = np.searchsorted(begins, stops, "right" if windows.touching else "left") > place
-    starts, stops, place = starts[held], stops[held], place[held]
-    if not windows.cumulate:
-        return Spans(starts, stops)
-    size = _units(windows.every.most, unit)
-    ends = begins[place] + size
-    return Spans(np.repeat(starts, (stops - ends) // size + 1), ranges(ends, stops, size))
+@lru_cache(maxsize=1024)
+def _layout(windows: Windows) -> Grid | Uneven:
+    """How the bins and windows lie."""
+    dtype, begins, shift = windows.dtype, windows._begins, windows._shift
+    day = 1 if dtype.is_integer() else _NANOS["d"] // _nanos(dtype)
+    zone = dtype.time_zone if isinstance(dtype, pl.Datetime) else None
+    # What is not about days is cut alike before and after a change of the clock by a multiple of it.
+    whole = None if windows.every.calendar or windows.period.calendar else begins.units
+    base, clock = wall_clock(zone, day // 86_400, whole)
+    months, units = windows.period.months, windows.period.units
+    size = math.gcd(windows.every.months, months)
+    if size and not (windows.every.units or units):
+        bins = Bins(Months(size, shift.months, shift.units - base, day), clock)
+        return Grid(bins, begins.months // size, months // size, windows.cumulate)
+    origin = (_MONDAY * day if begins.weekly else 0) + shift.units - base
+    if not (begins.months or months):
+        size = math.gcd(windows.every.units, units)
+        return Grid(Bins(Even(size, origin), clock), begins.units // size, units // size, windows.cumulate)
+    every = Months(begins.months, shift.months, origin, day) if begins.months else Even(begins.units, origin)
+    bins = Bins(Even(math.gcd(day, begins.units, units), origin), clock)
+    shortest, longest = (days * day + units for days in month_days(months))
+    # The 30th of January and a month is the last of February.
+    return Uneven(bins, every, months, units, shortest - 3 * day, longest, day, base)
 
 
-def _cut(windows: Windows, values: Ints, length: str) -> pl.Series:
-    return pl.select(windows.floor(pl.lit(windows.times(values)), length)).to_series()
-
-
-@lru_cache
-def _bin(windows: Windows) -> str | None:
-    """The longest of some lengths that fits, as tried out on times all over the calendar."""
-    every, period = (windows.period, windows.every) if windows.cumulate else (windows.every, windows.period)
-    samples = _samples(windows.dtype)
-    try:
-        starts = _cut(windows, samples, every.text)
-    except pl.exceptions.PolarsError as error:
-        found = str(error).splitlines()[0]
-        raise PlanError(f"windows of {windows.period} every {windows.every} on {windows.dtype}: {found}") from error
-    if windows.touching:
-        return None
-    if windows.tumbling:
-        return every.text
-    if windows.cumulate:
-        edges = [starts]
-        lengths = [windows.every.text]
-    else:
-        edges = [starts, pl.select(windows.later(pl.lit(starts), period.text)).to_series()]
-        common = math.gcd(every.least, every.most, period.least, period.most)
-        parts = [math.gcd(common, part) for part in (common, DAY, _HOUR, _QUARTER)]
-        lengths = [every.text, period.text, "1w", "1d", *(_text(part, windows.dtype) for part in parts)]
-        if windows.dtype.is_integer():
-            lengths = [_text(common, windows.dtype)]
-    for length in dict.fromkeys(lengths):
-        if isinstance(windows.dtype, pl.Date) and not length.endswith(("d", "w", "mo", "q", "y")):
-            continue
-        fits = all(_cut(windows, physical(edge), length).equals(edge) for edge in edges)
-        if fits and (not windows.cumulate or _even(windows, samples, length)):
-            return length
-    return None
-
-
-@lru_cache
-def _grid(windows: Windows) -> Grid | None:
-    """Where all windows, and all bins, have one length, as tried out."""
-    length = windows.bin or windows.every.text
-    unit = _unit(windows.dtype)
-    begins = windows.period if windows.cumulate else windows.every
-    if not (begins.fixed and windows.period.fixed):
-        return None
-    made = interval(length if not windows.dtype.is_integer() else int(length[:-1]), windows.dtype, "bin")
-    if windows.touching:  # bins are where windows begin; what is counted must fit the ends too
-        common = math.gcd(made.most, windows.period.most)
-        made = Interval(_text(common, windows.dtype), common, common)
-    samples = _samples(windows.dtype)
-    if not made.fixed or not (_even(windows, samples, length) and _even(windows, samples, begins.text)):
-        return None
-    zero = np.zeros(1, np.int64)
-    origin, first = (int(physical(_cut(windows, zero, each))[0]) for each in (length, begins.text))
-    size, each, period = (_units(one.most, unit) for one in (made, begins, windows.period))
-    if (first - origin) % size or each % size or period % size:
-        return None
-    return Grid(origin, size, (first - origin) // size, 1 if windows.cumulate else each // size, period // size,
-                windows.cumulate)  # fmt: skip
-
-
-def _even(windows: Windows, samples: Ints, length: str) -> bool:
-    """Whether time is cut into equal parts; not so by hours on a clock that is changed."""
-    found = physical(_cut(windows, samples, length))
-    made = interval(length if not windows.dtype.is_integer() else int(length[:-1]), windows.dtype, "bin")
-    if not made.fixed:
-        return False
-    size, first = _units(made.most, _unit(windows.dtype)), found[0]
-    return bool(((samples - first) // size * size + first == found).all())
-
-
-@lru_cache
-def _samples(dtype: pl.DataType) -> Ints:
-    """Physical values all over the calendar, and close to each other over two years; the first is zero."""
-    if dtype.is_integer():
-        return np.arange(-8, 8)[::-1] * 13
-    whole = np.arange(0, 28_000 * DAY, 11 * DAY + 7_919_000_000)
-    near = np.arange(19_723 * DAY, 20_454 * DAY, 2 * _QUARTER)  # 2024 and 2025
-    return np.asarray(np.unique(np.concatenate([whole, near]) * _unit(dtype)[0] // _unit(dtype)[1]))
-
-
-def _unit(dtype: pl.DataType) -> tuple[int, int]:
-    """Physical units in a tick, as a fraction."""
+def _nanos(dtype: pl.DataType) -> int:
+    """Nanoseconds in the least step of a column of this type."""
     match dtype:
-        case pl.Datetime(time_unit="ms"):
-            return 1, 1000
-        case pl.Datetime(time_unit="ns"):
-            return 1000, 1
-        case pl.Date():
-            return 1, DAY
-    return 1, 1
+        case pl.Datetime(time_unit=unit):
+            return _NANOS[unit]
+    return _NANOS["d"]
 
 
-def _units(count: int, unit: tuple[int, int]) -> int:
-    return count * unit[0] // unit[1]
-
-
-def _zoned(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, pl.Datetime) and dtype.time_zone not in (None, "UTC")
-
-
-def _text(count: int, dtype: pl.DataType) -> str:
-    """A length that is no matter of the calendar: in a zone a day may have 23 hours, 24 hours have 24."""
-    if dtype.is_integer():
-        return f"{count}i"
-    if _zoned(dtype) and count >= DAY:
-        return f"{count // 1000}ms" if count % 1000 == 0 else f"{count}us"
-    return show_ticks(count, dtype)
+def spelled(length: timedelta) -> str:
+    """The length as Polars writes it, which takes 24 hours of Python for a day of the calendar."""
+    micros = length // timedelta(microseconds=1)
+    text, rest = "-" if micros < 0 else "", abs(micros)
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        whole, rest = divmod(rest, _NANOS[unit] // 1000)
+        text += f"{whole}{unit}" if whole else ""
+    return text or "0s"

@@ -39,10 +39,10 @@ DEAD_LETTER_SCHEMA = pa.schema(
 )
 """The batch that met the record, where it came from, its bytes (of a row its JSON), and why it is part of no result.
 
-Of a record out of a file: the file, its line from 1 and the bytes before it, where the source knows them. Of a row that
-an operator turned away: which one, and the row's time, the watermark it was judged by, and from the start of the first
-to the end of the last of its windows that had closed. A row that is "partly late" counts in its other windows all the
-same. Times on integer columns are in the reason only.
+Of a record out of a file: the file, its line from 1 and the bytes before it, where the source knows them. Of a row
+that an operator turned away: which one, and the row's time, the watermark it was judged by, and from the start of the
+first to the end of the last of its windows that had closed. A row that is "partly late" counts in its other windows all
+the same. Times on integer columns are in the reason only.
 """
 
 KEPT_ROWS = 1_000_000

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from arrowstream.operators.bintree import BinTree
 from arrowstream.operators.windowshape import WINDOW
 from arrowstream.plan.aggregates import ROWS, decompose
+from arrowstream.plan.bins import Bins, Even
 from arrowstream.plan.grid import Grid
 from arrowstream.plan.groupwise import TOO_LARGE
 from arrowstream.plan.windows import BIN
@@ -30,15 +31,14 @@ PLAN = decompose(
     stops=st.lists(st.integers(0, 260), max_size=6).map(sorted),
     length=st.integers(8, 70),
     stride=st.integers(1, 5),
-    phase=st.integers(-2, 2),
     grows=st.booleans(),
 )
 @settings(max_examples=150)
 def test_windows_of_runs_are_windows_of_bins(
-    rows: list[tuple[int, int, int]], stops: list[int], length: int, stride: int, phase: int, grows: bool
+    rows: list[tuple[int, int, int]], stops: list[int], length: int, stride: int, grows: bool
 ) -> None:
     """Rows come in any batch, also for bins of which runs were made, as long as a window with the bin is open."""
-    grid = Grid(0, 1, phase, 1 if grows else stride, length, grows)
+    grid = Grid(Bins(Even(1, 0)), 1 if grows else stride, length, grows)
     tree = BinTree(PLAN, grid, ["k"])
     known = SCHEMA.to_frame()
     bins = PLAN.partial(known.lazy()).collect()
@@ -52,7 +52,7 @@ def test_windows_of_runs_are_windows_of_bins(
         numbers = np.unique(known[BIN].to_numpy())
         tree.grow(partial, bins, numbers, before, end)
         spans = grid.closing(numbers, before, end)
-        made = PLAN.merge(tree.rows(bins, numbers, spans), ["k", WINDOW]).collect()
+        made = PLAN.merge(tree.rows(bins, spans), ["k", WINDOW]).collect()
         for k, place, total, most in PLAN.final(made, ["k", WINDOW]).drop(TOO_LARGE).iter_rows():
             found.append((int(spans.starts[place]), int(spans.stops[place]), k, total, most))
         for start, stop in zip(spans.starts.tolist(), spans.stops.tolist(), strict=True):
@@ -63,7 +63,7 @@ def test_windows_of_runs_are_windows_of_bins(
 
 
 def test_a_long_window_is_made_of_few_runs() -> None:
-    grid = Grid(0, 1, 0, 1, 4096, False)
+    grid = Grid(Bins(Even(1, 0)), 1, 4096)
     frame = pl.DataFrame({BIN: np.arange(8192), "k": 0, "v": 1}, schema=SCHEMA)
     bins = PLAN.partial(frame.lazy()).collect()
     tree = BinTree(PLAN, grid, ["k"])
@@ -71,7 +71,7 @@ def test_a_long_window_is_made_of_few_runs() -> None:
     tree.grow(bins.clear(), bins, numbers, 0, 8000)
     spans = grid.closing(numbers, 7999, 8000)
     assert len(spans) == 1
-    pieces = tree.rows(bins, numbers, spans).collect()
+    pieces = tree.rows(bins, spans).collect()
     assert pieces[ROWS].sum() == 4096
     assert pieces.height < 50
     tree.forget(8000)

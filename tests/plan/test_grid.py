@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-import polars as pl
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arrowstream.plan.bins import Bins, Even
 from arrowstream.plan.grid import Grid, Spans, cover, ranges
-from arrowstream.plan.windows import Windows, interval
 
 grids = st.builds(
-    lambda phase, stride, length, grows: Grid(-7, 5, phase, 1 if grows else stride, length, grows),
-    st.integers(-3, 3),
+    lambda stride, length, grows: Grid(Bins(Even(5, -7)), 1 if grows else stride, length, grows),
     st.integers(1, 6),
     st.integers(1, 12),
     st.booleans(),
@@ -26,8 +23,8 @@ bins_of = st.sets(st.integers(-30, 60), max_size=8).map(sorted)
 def windows(grid: Grid) -> list[tuple[int, int]]:
     """All windows far around, from their first bin up to the bin that they end before."""
     if not grid.grows:
-        return [(b, b + grid.length) for b in range(-200, 200) if (b - grid.phase) % grid.stride == 0]
-    begins = [b for b in range(-200, 200) if (b - grid.phase) % grid.length == 0]
+        return [(b, b + grid.length) for b in range(-200, 200) if b % grid.stride == 0]
+    begins = [b for b in range(-200, 200) if b % grid.length == 0]
     return [(b, b + size) for b in begins for size in range(1, grid.length + 1)]
 
 
@@ -81,24 +78,3 @@ def test_a_cover_holds_each_bin_once_in_few_runs(pairs: list[tuple[int, int]], b
 def test_ranges_one_after_the_other(edges: list[tuple[int, int]], step: int) -> None:
     first, last = (np.array([each[at] for each in edges], np.int64) for at in (0, 1))
     assert ranges(first, last, step).tolist() == [n for a, b in edges for n in range(a, b + 1, step)]
-
-
-@pytest.mark.parametrize(
-    ("dtype", "every", "period", "there"),
-    [
-        (pl.Datetime("us"), "2s", "10s", True),
-        (pl.Datetime("ms", "UTC"), "1d", "7d", True),
-        (pl.Datetime("us", "Asia/Tokyo"), "1h", "6h", True),
-        (pl.Datetime("us", "Europe/Berlin"), "1m", "10m", True),
-        (pl.Datetime("us", "Europe/Berlin"), "6h", "6h", False),
-        (pl.Datetime("us", "Europe/Berlin"), "1d", "1d", False),
-        (pl.Datetime("us"), "1mo", "1mo", False),
-        (pl.Date(), "2d", "1w", True),
-        (pl.Int64(), 10, 25, True),
-    ],
-)
-def test_a_grid_is_there_where_all_windows_have_one_length(
-    dtype: pl.DataType, every: str | int, period: str | int, there: bool
-) -> None:
-    made = Windows(dtype, interval(every, dtype, "every"), interval(period, dtype, "period"), None, "left")
-    assert (made.grid() is not None) == there

@@ -26,6 +26,13 @@ SCHEMA = pl.Schema(
 )
 """A source with a bit of everything: two keys, one of them a float with every trap in it."""
 
+ODD_NAMES = [
+    "__deleted", "__row", "__out", "__order", "__arrival", "__weight", "_weight", "__bin", "__rows", "__id", "__value0",
+    "__0_sum", "__over", "a b", " ", "a.b", 'a"b', "a'b", "a\nb", "a%20b", "select", "at", "self", "rowid", "🦆", "1",
+    "x" * 300,
+]  # fmt: skip
+"""What people and other systems call columns: nothing of it may change an answer."""
+
 Apply = Callable[[Any], Any]
 
 
@@ -116,6 +123,10 @@ def _of(schema: pl.Schema, *kinds: str) -> list[str]:
         "list": lambda dtype: isinstance(dtype, pl.List),
     }
     return [name for name, dtype in schema.items() if any(tests[kind](dtype) for kind in kinds)]
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _same(text: str, apply: Apply) -> Call:
@@ -226,8 +237,8 @@ def row_calls(draw: st.DrawFn, schema: pl.Schema) -> Call:
             )
         case _:
             name = ints[0]
-            listed = ", ".join(f'"{each}"' for each in names)
-            statement = f'SELECT {listed}, "{name}" + 1 AS {fresh} FROM self WHERE "{name}" IS NULL OR "{name}" < 4'
+            listed, own = ", ".join(map(_quoted, names)), _quoted(name)
+            statement = f"SELECT {listed}, {own} + 1 AS {fresh} FROM self WHERE {own} IS NULL OR {own} < 4"
 
             def oracle(at: pl.LazyFrame) -> pl.LazyFrame:
                 kept = at.filter(pl.col(name).is_null() | (pl.col(name) < 4))

@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.errors import PlanError, SourceError
+from arrowstream.names import check_names
 
 SchemaLike: TypeAlias = Mapping[str, Any] | pa.Schema
 """A `pl.Schema`, a mapping of names to Polars (or Python) types, or a `pa.Schema`."""
@@ -66,6 +67,7 @@ def polars_schema(schema: SchemaLike) -> pl.Schema:
             f"this is no schema: {schema!r} ({error}); give names and types, e.g."
             " {'user': pl.String, 'amount': pl.Float64}"
         ) from error
+    check_names(schema.names if isinstance(schema, pa.Schema) else schema, "schema")
     for name, dtype in found.items():
         if dtype in (pl.Unknown, pl.Object):
             raise PlanError(f"column {name!r} of the schema has no type that can be read: {dtype}")

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.formats.names import match_names
-from arrowstream.connectors.formats.schema import RESCUED, NewColumns, NewColumnsFound
+from arrowstream.connectors.formats.schema import RESCUED, NewColumns, NewColumnsError
 from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.errors import SourceError
 
@@ -75,8 +75,6 @@ def fit(path: str, found: pl.Schema, wanted: pl.Schema, new_columns: NewColumns,
         return _fit(tuple(found.items()), tuple(wanted.items()), new_columns, strict)
     except Misfit as error:
         raise SourceError(f"{path}: {error}") from None
-    except NewColumnsFound as error:
-        raise error.at(path) from None
 
 
 @lru_cache(maxsize=64)
@@ -112,7 +110,7 @@ def _fit(
             rests.append(rest.alias(own))
     if rests and new_columns == "fail":
         new = ", ".join(repr(expr.meta.output_name()) for expr in rests)
-        raise NewColumnsFound(f"it has columns (or fields of them) that the schema lacks: {new}")
+        raise NewColumnsError(f"the file has columns, or fields of them ({new}),")
     if new_columns == "rescue":
         columns.append(_encoded(rests).alias(RESCUED))
     return Fit(tuple(columns), tuple(misfits))

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.formats.format import make_rejects
-from arrowstream.connectors.formats.schema import NewColumnsFound
+from arrowstream.connectors.formats.schema import NewColumnsError
 from arrowstream.connectors.source import EndOfStream, Offset, Reference
 from arrowstream.errors import SourceError
 from arrowstream.sources._columnar import Footer, widest
@@ -225,14 +225,14 @@ class FileReader:
     def _trouble(self, name: str, error: Exception) -> None:
         """A file cannot be read, or not on: is it gone, not whole yet, or bad?"""
         self._let_go()
-        if isinstance(error, NewColumnsFound):
-            raise error  # as the user has asked
         place = self._log.open.get(name)
         path = self._source.listing.path(name)
         if isinstance(error, FileNotFoundError):
             if place is None:
                 return  # gone before a row of it was read
             self._bad(name, f"{path} is gone, and was read up to {_how_far(place)}", None)
+        elif isinstance(error, NewColumnsError):
+            raise SourceError(f"{path}: {error}") from None
         elif isinstance(error, Replaced):
             self._replaced_midway(name, str(error))
         elif isinstance(error, Unfinished):
@@ -306,9 +306,17 @@ class FileReader:
             stop = footer.cut(first, most - rows)
             if rows and stop not in footer.ends:
                 break  # the next poll can take the whole row group
-            refused = self._refuse(file, stop)
-            rows, nbytes = rows + stop - first - refused, nbytes + footer.nbytes_of(stop - first)
-            ranges.append({} if refused else self._source.known_ranges(file.name, footer, first, stop))
+            try:
+                refused = self._source.refused_rows(file.name, footer, first, stop)
+            except (OSError, SourceError) as error:
+                self._trouble(file.name, error)
+                break
+            bad = 0 if refused is None else refused.num_rows
+            rows, nbytes = rows + stop - first - bad, nbytes + footer.nbytes_of(stop - first)
+            ranges.append({} if bad else self._source.known_ranges(file.name, footer, first, stop))
+            self._judge.note(
+                stop - first - bad, [] if refused is None else [refused], self._source.listing.path(file.name)
+            )
             file.at = stop
             self._log.read(file.name, first, stop, first, footer.stamp)
             if stop == footer.num_rows:
@@ -316,19 +324,10 @@ class FileReader:
                 self._columns = None
             else:
                 self._log.open[file.name] = Place(stop, stop, 0, str(footer.stamp))
-            if refused:
-                break  # dead letters go with the rows about them
+            if refused is not None:
+                self._refused.append(refused)
+                break
         return Reference(rows, nbytes, widest(ranges)) if rows else None
-
-    def _refuse(self, file: _Columns, stop: int) -> int:
-        """How many of the next rows have a value that the stream cannot keep; they become rejects."""
-        refused = self._source.refused_rows(file.name, file.footer, file.at, stop)
-        count = 0 if refused is None else refused.num_rows
-        path = self._source.listing.path(file.name)
-        self._judge.note(stop - file.at - count, [] if refused is None else [refused], path)
-        if refused is not None:
-            self._refused.append(refused)
-        return count
 
     def _columns_at_hand(self) -> _Columns | None:
         """The file at hand, else the next one that can be read; None where there is none."""

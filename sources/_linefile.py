@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from arrowstream.connectors.formats.encoding import RecodedFile, without_mark
 from arrowstream.connectors.formats.format import Format, make_rejects
-from arrowstream.connectors.formats.schema import NewColumnsFound
 from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.errors import SourceError
 from arrowstream.sources._filelog import Place
@@ -76,10 +75,7 @@ class LineFile:
         lines = self.take(max_lines)
         if not lines.count:
             return None
-        try:
-            decoded = self.format.decode(lines.data)
-        except NewColumnsFound as error:
-            raise error.at(self.path) from None
+        decoded = self.format.decode(lines.data)
         refused = []
         if decoded.rejects is not None:
             refused.append(placed(decoded.rejects, lines, self.path, at, self.line))
@@ -214,8 +210,6 @@ def with_header(path: str, format: Format, encoding: str | None) -> tuple[Format
             if at == 0:
                 line = without_first_mark(path, line)
             format, at, lines = format.with_header(line.data), at + line.octets, lines + line.count
-    except NewColumnsFound as error:
-        raise error.at(path) from None
     except ValueError as error:
         raise SourceError(f"{path}: {error}") from error
     finally:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from arrowstream.connectors.formats.format import Format, make_rejects
-from arrowstream.connectors.formats.schema import NewColumnsFound
+from arrowstream.connectors.formats.schema import NewColumnsError
 from arrowstream.connectors.source import EndOfStream, Offset
 from arrowstream.errors import SourceError
 from arrowstream.sources._filelog import FileLog, Place
@@ -126,18 +126,13 @@ class GrowingFile:
             self.line += line.count
             try:
                 self.format = self.format.with_header(line.data)
-            except NewColumnsFound as error:
-                raise error.at(self.path) from None
             except ValueError as error:
                 raise SourceError(f"{self.path}: {error}") from error
         at = self.at
         lines = self.lines(max_lines, rest)
         if not lines.count:
             return None
-        try:
-            decoded = self.format.decode(lines.data)
-        except NewColumnsFound as error:
-            raise error.at(self.path) from None
+        decoded = self.format.decode(lines.data)
         refused = [placed(decoded.rejects, lines, self.path, at, self.line)] if decoded.rejects is not None else []
         refused += filter(None, [make_rejects(lines.refused, path=self.path)])
         self.row += decoded.rows.num_rows
@@ -240,8 +235,8 @@ class TailReader:
         try:
             found = file.rows(self._source.max_rows_per_poll, rest=leaving or not self._source.watch)
             constants = self._source.constants(file.name, Stamp.of(file.status))
-        except NewColumnsFound:
-            raise
+        except NewColumnsError as error:
+            raise SourceError(f"{file.path}: {error}") from None
         except SourceError as error:
             self._set_aside(file, str(error))
             return None

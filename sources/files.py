@@ -247,10 +247,10 @@ class FileSource:
         if footer.schema == self.frame_schema and not constants:
             return frame
         how = self._fit(part.name, footer.schema)
-        added = literals(constants)
+        more = literals(constants)
         if (number := self.columns.row_number) is not None:
-            added.append(pl.col(number).cast(pl.Int64))
-        return replace(how, columns=(*how.columns, *added)).apply(frame).select(self.frame_schema.names())
+            more.append(pl.col(number).cast(pl.Int64))
+        return how.apply(frame, *more).select(self.frame_schema.names())
 
     # What a reader asks of a file.
 

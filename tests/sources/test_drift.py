@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import random
 from decimal import Decimal
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_columns_that_the_schema_lacks_are_left_out_or_rescued_or_end_the_readin
     source = FileSource(tmp_path / "a.parquet", schema=schema, new_columns="fail")
     with (
         reading(source) as reader,
-        pytest.raises(SourceError, match=r"a.parquet: .* that the schema lacks: 'more', 'raw', 's'"),
+        pytest.raises(SourceError, match=r"a.parquet: .*\('more', 'raw', 's'\), that the schema lacks"),
     ):
         reader.poll(0)
     with pytest.raises(PlanError, match="none of 'ignore', 'rescue', 'fail'"):
@@ -211,6 +212,20 @@ def test_all_kinds_of_files_take_the_same_drift(tmp_path: Path, suffix: str) -> 
     failing = FileSource(path, None, schema, new_columns="fail", **options)
     with reading(failing) as reader, pytest.raises(SourceError, match="new"):
         reader.poll(0)
+
+
+@pytest.mark.parametrize("suffix", ["ndjson", "parquet"])
+def test_what_is_rescued_stands_after_what_directories_tell(tmp_path: Path, suffix: str) -> None:
+    """A schema that was guessed, partitions, and a column that came later."""
+    for day, frame in enumerate([pl.DataFrame({"a": [1]}), pl.DataFrame({"a": [2], "new": ["x"]})]):
+        (tmp_path / f"day={day}").mkdir()
+        path = tmp_path / f"day={day}" / f"{day}.{suffix}"
+        frame.write_parquet(path) if suffix == "parquet" else frame.write_ndjson(path)
+        os.utime(path, (1_700_000_000 + day, 1_700_000_000 + day))
+    rows, refused = read(FileSource(tmp_path, suffix, new_columns="rescue"))
+    assert refused == []
+    assert rows.columns == ["a", "day", "_rescued"]
+    assert rows.rows() == [(1, 0, None), (2, 1, '{"new":"x"}')]
 
 
 def test_a_resumed_reading_refuses_the_same(tmp_path: Path) -> None:

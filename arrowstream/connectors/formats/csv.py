@@ -22,7 +22,7 @@ from arrowstream.connectors.formats.records import Cutter, LineRecords, QuotedRe
 from arrowstream.connectors.formats.schema import (
     RESCUED,
     NewColumns,
-    NewColumnsFound,
+    NewColumnsError,
     check_new_columns,
     is_scalar,
     refuse_types,
@@ -113,7 +113,7 @@ class CsvFormat:
             )
         new = [name for place, name in enumerate(names) if place not in found]
         if new and self.new_columns == "fail":
-            raise NewColumnsFound(f"the header names columns that the schema lacks: {', '.join(map(repr, new))}")
+            raise NewColumnsError(f"the header names columns ({', '.join(map(repr, new))})")
         taken = set(found.values())
         columns = [found.get(place) or _other_than(name, taken) for place, name in enumerate(names)]
         return replace(self, has_header=False, columns=tuple(columns))

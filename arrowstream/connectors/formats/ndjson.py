@@ -29,7 +29,7 @@ from arrowstream.connectors.formats.records import Cutter
 from arrowstream.connectors.formats.rest import rest_of
 from arrowstream.connectors.formats.schema import (
     NewColumns,
-    NewColumnsFound,
+    NewColumnsError,
     check_new_columns,
     is_scalar,
     refuse_types,
@@ -173,7 +173,7 @@ class NdjsonFormat:
                     pa.array([None if rest is None else rest.decode() for rest in new], pa.string_view()),
                 ]
             elif (rest := next(filter(None, new), None)) is not None:
-                raise NewColumnsFound(f"a record has fields that the schema lacks: {rest.decode():.200}")
+                raise NewColumnsError(f"a record has fields ({rest.decode():.200})")
         return pa.record_batch(columns, self.schema)
 
     def _suspect(self, line: bytes) -> bool:

@@ -17,20 +17,19 @@ SchemaLike: TypeAlias = Mapping[str, Any] | pa.Schema
 NewColumns: TypeAlias = Literal["ignore", "rescue", "fail"]
 """What becomes of columns that a file has and the schema lacks."""
 
-RESCUED = "_rescued"
-"""The String column that holds them, as a JSON object, where they are rescued."""
 
-
-class NewColumnsFound(SourceError):
-    """There are columns that the schema lacks, and `new_columns="fail"` wants that to be the end of the stream."""
+class NewColumnsError(SourceError):
+    """There are columns that the schema lacks, and the user wants the stream to end then."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; give them in schema=, or new_columns='ignore' or 'rescue'")
-        self.what = what
+        super().__init__(
+            f"{what} that the schema lacks; give them in schema=, or new_columns='ignore' (leaves them out) or 'rescue'"
+            f" (keeps them as JSON in the column {RESCUED!r})"
+        )
 
-    def at(self, path: str) -> NewColumnsFound:
-        """The same, with the name of the file."""
-        return NewColumnsFound(f"{path}: {self.what}")
+
+RESCUED = "_rescued"
+"""The String column that holds them, as a JSON object, where they are rescued."""
 
 
 def check_new_columns(new_columns: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from arrowstream.connectors.changes import Append, Retract, Upsert
+from arrowstream.connectors.retries import Retries, as_retries
 from arrowstream.errors import PlanError
 from arrowstream.plan.aggregates import NotDecomposable, decompose
 from arrowstream.plan.expressions import as_expressions, expand, expand_grouped
@@ -63,11 +64,13 @@ class StreamGroupBy:
             )
         )
 
-    def map_groups(self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Any) -> StreamFrame:
+    def map_groups(
+        self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Any, *, retries: int | Retries = 0
+    ) -> StreamFrame:
         """Your own function of all rows of a group, as a DataFrame in order of arrival, to a DataFrame of `schema`.
 
         It is called for each group that a batch touches, with the rows that were there before and with those that
-        are there now; what it gave before is taken back. Raises `PlanError`.
+        are there now; what it gave before is taken back. `retries` as in `map_batches`. Raises `PlanError`.
         """
         node = self._frame._node
         by, _ = expand_grouped(node.schema, self._by, [])
@@ -82,7 +85,7 @@ class StreamGroupBy:
                 input=node,
                 keys=names,
                 columns=tuple(node.schema),
-                whole=MapGroups(names, function, output),
+                whole=MapGroups(names, function, output, as_retries(retries)),
                 description=f"map_groups {getattr(function, '__name__', type(function).__name__)}",
                 ttl=time_to_live(node, self._ttl, names, "group_by"),
             )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
 from arrowstream.connectors.changes import Append, Retract
-from arrowstream.errors import ColumnError, PlanError, unknown_column
+from arrowstream.connectors.retries import Retries, as_retries
+from arrowstream.errors import ColumnError, PlanError, kind_of, unknown_column
 from arrowstream.plan.eventtime import duration_ticks, least
 from arrowstream.plan.expressions import as_expressions, resolve
 from arrowstream.plan.joins import (
@@ -42,6 +44,7 @@ def table(
     duckdb: str | None = None,
     query: str | None = None,
     refresh: str | timedelta | None = None,
+    retries: int | Retries = 0,
 ) -> Table:
     """A table to join streams with: it is there as a whole, and may be read again every so often.
 
@@ -49,7 +52,8 @@ def table(
     SQL, over the file `duckdb` or over what DuckDB can read by name. With `refresh="10m"` it is read again when it is
     that old, by the times of the batches; with `refresh="asked"` when `ctx.refresh(table)` says so, for example in a
     `foreach_batch` that has changed it. Rows that came before keep the matches they had. When to read is in the batch,
-    so all workers do, and a replay does, at the same batches. Raises `PlanError` where it cannot be read.
+    so all workers do, and a replay does, at the same batches. With `retries=3` (or an `arrowstream.Retries`) a read is
+    tried again that raises an `OSError`. Raises `PlanError` where it cannot be read.
     """
     seconds = None
     if refresh is not None:
@@ -69,14 +73,17 @@ def table(
     else:
         made = as_table(source)
         if made is None:
-            raise PlanError(f"table: {type(source).__name__} is no table; give a frame, a path or a function")
+            raise PlanError(f"table: {kind_of(source)} is no table; give a frame, a path or a function")
         return Table(made.read, made.schema, made.text, seconds)
+    again = as_retries(retries)
+    if again.times:
+        read = partial(again.call, read)
     try:
         rows = read()
     except Exception as error:
         raise PlanError(f"table: {text} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(rows, pl.DataFrame):
-        raise PlanError(f"table: {text} gave {type(rows).__name__}, it must give a DataFrame")
+        raise PlanError(f"table: {text} gave {kind_of(rows)}, it must give a Polars DataFrame")
     return Table(read if seconds is not None else FrameRead(rows), rows.schema, text, seconds)
 
 

@@ -82,12 +82,18 @@ class BatchSettings:
     bytes     bytes of blocks in a batch at most, so that a backlog is worked off in pieces that fit in memory
               several times over (a batch of text may grow tenfold while it is split into words)
     attempts  times a batch is tried when workers or connections are lost, before the run fails
+    slow      seconds after which a batch that is still under way is named, with the line of the user's code that it is
+              in; again after twice the time, and so on
+    stop      seconds that a stop may take which nobody bounded: of a signal, of the end of the program, of
+              `stop(graceful=False)`; below the 30 s after which container platforms kill
     """
 
     interval: float = 1.0
     rows: int | None = None
     bytes: int = 128 * 10**6
     attempts: int = 5
+    slow: float = 30.0
+    stop: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)

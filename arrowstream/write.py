@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from arrowstream.connectors.registry import load
+from arrowstream.connectors.retries import Retries
 from arrowstream.connectors.sink import Sink
 from arrowstream.operators.changes import to_arrow
 from arrowstream.plan.nodes import Node, Output
@@ -66,9 +67,15 @@ class WriteTo:
         """A table in the driver's memory, for `ctx.sql`, notebooks and tests."""
         self.to("memory", name, **options)
 
-    def foreach_batch(self, function: Callable[[pl.DataFrame, int], object], **options: Any) -> None:
-        """`function(frame, batch_id)` on the driver, after every batch; at least once."""
-        self.to("foreach_batch", function, **options)
+    def foreach_batch(
+        self, function: Callable[[pl.DataFrame, int], object], *, retries: int | Retries = 2, **options: Any
+    ) -> None:
+        """`function(frame, batch_id)` on the driver, for every batch; at least once.
+
+        When it raises an `OSError`, as connections do, it is called again, `retries` times; an `arrowstream.Retries`
+        names other exceptions.
+        """
+        self.to("foreach_batch", function, retries=retries, **options)
 
     def null(self, *, name: str | None = None) -> None:
         """Nowhere: rows of any kind are made in full and dropped, to measure what leads to them."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import pickle
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ from arrowstream.schedule.messages import (
     StateShown,
     TaskDone,
     TaskFailed,
+    TaskSlow,
 )
 from arrowstream.schedule.progress import BatchReport, Progress
 from arrowstream.schedule.scheduler import BatchScheduler, Instruction
@@ -75,6 +77,23 @@ class _Stop:
         self.drain = drain
 
 
+class _Abandoned(Exception):
+    """Nobody waits for this unit any more: its thread has to let go of everything and say nothing."""
+
+
+class _Leave:
+    """The unit has been abandoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A batch that a unit is in the middle of: since when (`time.monotonic`), and what it waits for."""
+
+    batch: int
+    since: float
+    what: str
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class _Refresh:
     """The next batch is to read a table again."""
@@ -82,13 +101,15 @@ class _Refresh:
     table: Table
 
 
-_Event: TypeAlias = ClusterEvent | _Stop | Flush | Question | _Refresh
+_Event: TypeAlias = ClusterEvent | _Stop | _Leave | Flush | Question | _Refresh
 
 
 class UnitDriver:
     """Runs one unit from start to end.
 
-    New -> (`start`) -> Running -> (`stop`, or all sources ended) -> Ended, or Failed. `error` says why it failed.
+    New -> (`start`) -> Running -> (`stop`, or all sources ended) -> Ended, or Failed. `error` says why it failed, and
+    `on_failed` is called with it, on the unit's thread. A unit whose thread does not come back from a function of the
+    user is given up by `abandon`: it commits nothing from then on.
     All deciders (`BlockMaster`, `BatchScheduler`, `ReceiverSupervisor`) and all committers belong to its thread.
     """
 
@@ -103,13 +124,16 @@ class UnitDriver:
         dead_letters: DeadLetters,
         progress: Progress,
         on_batch: Callable[[BatchReport], None],
+        on_failed: Callable[[ArrowStreamError], None] = lambda error: None,
     ) -> None:
         self.unit = unit
         self.error: ArrowStreamError | None = None
         self._cluster, self._settings, self._clock, self._log = cluster, settings, clock, batch_log
-        self._outputs = Outputs([output.sink.name for output in unit.outputs], committers)
+        self._outputs = Outputs([output.sink for output in unit.outputs], committers)
         self._dead_letters, self._progress = dead_letters, progress
-        self._on_batch = on_batch
+        self._on_batch, self._on_failed = on_batch, on_failed
+        self._abandoned = False
+        self._batch: tuple[int, float] | None = None
         self.instant = threading.RLock()
         """Held while outputs that SQL sees are between two batches."""
         self._inbox: Inbox[_Event] = Inbox(clock)
@@ -218,6 +242,34 @@ class UnitDriver:
         """Have the next batch that is allotted read a table again; from any thread."""
         self._inbox.put(_Refresh(table))
 
+    def abandon(self, error: ArrowStreamError) -> None:
+        """Wait no longer for a unit whose thread does not come back: it has failed with this error.
+
+        Outputs are closed, but for the one that the thread is in. From any other thread.
+        """
+        self.error = error
+        self._abandoned = True
+        self._inbox.put(_Leave())
+        for close in (*self._outputs.closes(but=self._outputs.at), self._stop_unit):
+            with contextlib.suppress(Exception):
+                close()
+        self._ended.set()
+        self._opened.set()
+        self._let_go()
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread that runs the unit; embedded, also its tasks and with them the user's functions."""
+        return self._thread
+
+    @property
+    def underway(self) -> Underway | None:
+        """The batch that is being worked at; None between two batches."""
+        if (batch := self._batch) is None:
+            return None
+        at = self._outputs.at
+        return Underway(*batch, "its tasks" if at is None else f"output {at}")
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; whether it has."""
         return self._ended.wait(timeout)
@@ -230,11 +282,14 @@ class UnitDriver:
         try:
             self._loop()
             self._finish()
+        except _Abandoned:
+            pass
         except ArrowStreamError as error:
-            self.error = error
+            self._fail(error)
         except BaseException as error:
-            self.error = BatchError(f"the driver of {self.unit.id} broke: {type(error).__name__}: {error}")
-            self.error.__cause__ = error
+            broken = BatchError(f"the driver of {self.unit.id} broke: {type(error).__name__}: {error}")
+            broken.__cause__ = error
+            self._fail(broken)
         finally:
             with contextlib.suppress(Exception):
                 self._carry_out(self._scheduler.abandon())
@@ -244,6 +299,12 @@ class UnitDriver:
             self._ended.set()
             self._opened.set()
             self._let_go()
+
+    def _fail(self, error: ArrowStreamError) -> None:
+        if self._abandoned:
+            return
+        self.error = error
+        self._on_failed(error)
 
     def _let_go(self) -> None:
         """Whoever waits for something of this unit need not any more."""
@@ -262,6 +323,7 @@ class UnitDriver:
 
     def _loop(self) -> None:
         while not self._through():
+            self._stay()
             due = self._scheduler.next_tick(self._clock.now())
             hurry = self._hurry()
             at_once = hurry and self._scheduler.idle and self._scheduler.ready(self._clock.now())
@@ -272,9 +334,15 @@ class UnitDriver:
                 self._hear(self._inbox.take_now())
             if self._questions.waiting and self._scheduler.idle:  # the state is that of the last batch
                 self._send(self._questions.ask(self._scheduler.placement, self._scheduler.committed))
-            self._carry_out(self._scheduler.tick(now, hurry=self._hurry()))
+            if self._stopping is None or self._stopping.drain or not self._scheduler.idle:  # else no further batch
+                self._carry_out(self._scheduler.tick(now, hurry=self._hurry()))
             if not self._blocks.waiting and self._scheduler.idle and not self._turns.waiting():
                 self._flushes.answer()
+
+    def _stay(self) -> None:
+        """Raises where nobody waits for this unit any more."""
+        if self._abandoned:
+            raise _Abandoned
 
     def _hurry(self) -> bool:
         """Whether batches follow each other without waiting for the interval."""
@@ -317,6 +385,12 @@ class UnitDriver:
                     self._next_turn()
             case ReceiversSealed():
                 self._flushes.sealed(event.token, event.worker)
+            case TaskSlow():
+                where = f", at {event.line}" if event.line else ""
+                self._note(
+                    f"batch {event.task.batch} has been under way on worker {event.worker} for "
+                    f"{event.seconds:.0f} s{where}; ctx.stop(graceful=False) gives it up"
+                )
             case StateShown():
                 self._questions.answered(event)
             case WorkerLost():
@@ -332,6 +406,8 @@ class UnitDriver:
                 self._send(self._flushes.ask([event], self._workers))
             case Question():
                 self._questions.put(event)
+            case _Leave():
+                self._stay()
             case _Refresh(table):
                 self._tables.ask(table)
 
@@ -412,6 +488,7 @@ class UnitDriver:
         for instruction in instructions:
             match instruction:
                 case LogBatch(batch):
+                    self._batch = batch.id, time.monotonic()
                     self._log.allotted(batch)
                 case CommitBatch():
                     self._commit(instruction)
@@ -424,14 +501,24 @@ class UnitDriver:
 
     def _commit(self, order: CommitBatch) -> None:
         batch, done = order.batch, order.done
-        with self.instant:
-            self._outputs.commit(order, seen=True)
-            self._dead_letters.commit([task.rejects for task in done])
-        self._outputs.commit(order, seen=False)  # a slow function of the user holds up no query
+        self._stay()
+        try:
+            self._outputs.commit(order, repeatable=True)  # a slow function of the user holds up no query
+            self._stay()
+            with self.instant:
+                self._outputs.commit(order, repeatable=False)
+                self._dead_letters.commit([task.rejects for task in done])
+        except BaseException:
+            if not self._abandoned:
+                with contextlib.suppress(Exception):
+                    self._outputs.abandon(order)
+            raise
+        self._stay()
         self._log.committed(batch.id)
         after = self._scheduler.batch_committed()
         self._acknowledge(batch.blocks)
         self._report(order)
+        self._batch = None
         self._carry_out(after)
 
     def _acknowledge(self, blocks: Sequence[BlockInfo]) -> None:
@@ -490,6 +577,8 @@ def _failure(order: FailUnit) -> ArrowStreamError:
         with contextlib.suppress(Exception):
             cause = pickle.loads(order.error)
     where = f"batch {order.batch_id}: " if order.batch_id is not None else ""
-    error = BatchError(f"{where}{order.reason}", order.batch_id)
+    error = BatchError(f"{where}{order.reason}").located(batch_id=order.batch_id)
+    if (place := order.place) is not None:
+        error.located(batch_id=order.batch_id, where=place.where, line=place.line, rows=place.rows)
     error.__cause__ = cause
     return error

@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import cloudpickle
@@ -32,7 +33,8 @@ from arrowstream.cluster.wire import (
     encode,
 )
 from arrowstream.ids import BlockId, UnitId, WorkerId
-from arrowstream.schedule.messages import CommitState, RunTask, ShowState
+from arrowstream.schedule.messages import CommitState, RunTask, ShowState, TaskSlow
+from arrowstream.usercode import running_line
 
 HEARTBEAT_SECONDS = 1.0
 """How often a worker without news says that it is there."""
@@ -51,6 +53,7 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._executor = Executor(config.worker, config.settings, SystemClock(), self._neighbours, self._events.put)
         self._tasks: dict[UnitId, _TaskThread] = {}
+        self._slow = config.settings.batches.slow
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[bytes]:
         body = action.body.to_pybytes()
@@ -61,7 +64,7 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
                 return self._stream_events()
             case "unit":
                 unit, partitions = cloudpickle.loads(body)
-                self._tasks[unit.id] = _TaskThread(self._executor)
+                self._tasks[unit.id] = _TaskThread(self._executor, self._slow)
                 self._executor.start_unit(unit, partitions)
             case "end_unit":
                 unit_id = UnitId(body.decode())
@@ -130,7 +133,7 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def _stream_events(self) -> Iterator[bytes]:
         while True:
-            events = []
+            events: list[Event] = [slow for tasks in list(self._tasks.values()) if (slow := tasks.slow()) is not None]
             try:
                 events.append(self._events.get(timeout=HEARTBEAT_SECONDS))
                 while len(events) < 100:
@@ -143,10 +146,13 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
 class _TaskThread:
     """Runs a unit's tasks in the order in which they were ordered."""
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    def __init__(self, executor: Executor, slow: float) -> None:
+        self._executor, self._slow = executor, slow
         self._orders: queue.SimpleQueue[RunTask | CommitState | ShowState | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="tasks", daemon=True).start()
+        self._now: tuple[RunTask, float] | None = None
+        self._limit = slow
+        self._thread = threading.Thread(target=self._run, name="tasks", daemon=True)
+        self._thread.start()
 
     def put(self, order: RunTask | CommitState | ShowState) -> None:
         self._orders.put(order)
@@ -154,9 +160,23 @@ class _TaskThread:
     def end(self) -> None:
         self._orders.put(None)
 
+    def slow(self) -> TaskSlow | None:
+        """That the task under way takes long, and where it is; once it has taken so long, and twice, and so on."""
+        if (now := self._now) is None:
+            return None
+        order, since = now
+        seconds = time.monotonic() - since
+        if seconds < self._limit:
+            return None
+        self._limit = 2 * seconds
+        return TaskSlow(order.task, self._executor.worker, seconds, running_line([self._thread.ident]))
+
     def _run(self) -> None:
         while (order := self._orders.get()) is not None:
+            if isinstance(order, RunTask):
+                self._limit, self._now = self._slow, (order, time.monotonic())
             self._executor.handle(order)
+            self._now = None
 
 
 def main() -> None:

@@ -117,6 +117,29 @@ class Settings:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
 
+WORKERS_VARIABLE = "ARROWSTREAM_WORKERS"
+"""Environment variable with the number of workers where the program does not say (`arrowstream run --workers`)."""
+
+
+def workers_from_environment() -> int:
+    """The number of workers that `WORKERS_VARIABLE` gives, else 0. Raises `PlanError`."""
+    text = os.environ.get(WORKERS_VARIABLE, "0")
+    if not text.isdigit():
+        raise PlanError(f"{WORKERS_VARIABLE}={text!r} must be a number of worker processes, such as 2")
+    return int(text)
+
+
+def cluster_settings(workers: int, replication: int | None) -> ClusterSettings:
+    """The group for what the user gave; replication is min(2, workers) where it was not. Raises `PlanError`."""
+    if workers < 0:
+        raise PlanError(f"workers={workers}: 0 runs inside this process, N starts N worker processes")
+    if replication is None:
+        replication = min(2, max(workers, 1))
+    if replication < 1 or replication > max(workers, 1):
+        raise PlanError(f"replication={replication} must be between 1 and the number of workers, {max(workers, 1)}")
+    return ClusterSettings(workers, replication)
+
+
 def cores() -> int:
     """The processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -49,7 +49,8 @@ class MemorySource:
         """Append rows; gives the number of rows sent so far. Any thread may call it.
 
         Columns are found by name; a dict may leave some out (null). Raises `ColumnError` for a column that is
-        not there or has another type, `ContextError` after `end` and in another process.
+        not there or has another type, `ContextError` after `end`, in another process, and once the run that reads
+        the source has failed (until another begins).
         """
         if self._held is None:
             raise ContextError("this is a copy of a MemorySource: send where the source was made")
@@ -64,6 +65,10 @@ class MemorySource:
         if self._held is None:
             raise ContextError("this is a copy of a MemorySource: end it where it was made")
         self._held.end()
+
+    def run_failed(self, reason: str | None) -> None:
+        if self._held is not None:
+            self._held.failed = reason
 
     def splits(self) -> Sequence[str]:
         return [_SPLIT]

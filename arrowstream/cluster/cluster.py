@@ -58,5 +58,8 @@ class Cluster(Protocol):
     def stop_unit(self, unit: UnitId) -> None:
         """Stop a unit's receivers and forget it everywhere."""
 
+    def kill(self) -> None:
+        """End worker processes at once, whatever they do; inside this process there is nothing that could be ended."""
+
     def close(self) -> None:
         """End the workers. A second call does nothing."""

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
-import cloudpickle
 import msgspec
 import pyarrow as pa
 import pyarrow.flight as flight
 
 from arrowstream.cluster.cluster import ClusterEvent, WorkerJoined, WorkerLost
 from arrowstream.cluster.executor import Instruction
+from arrowstream.cluster.shipping import pickled
 from arrowstream.cluster.wire import WorkerConfig, call_options, decode_events, encode
 from arrowstream.errors import ClusterError, PlanError
 from arrowstream.ids import UnitId, WorkerId
@@ -92,7 +92,7 @@ class LocalCluster:
 
     def start_unit(self, unit: Unit, partitions: int, deliver: Callable[[ClusterEvent], None]) -> None:
         try:
-            body = cloudpickle.dumps((unit, partitions))
+            body = pickled((unit, partitions))
         except Exception as error:  # pickling raises whatever it likes
             raise PlanError(
                 f"this plan cannot be sent to worker processes: {type(error).__name__}: {error}; make connections, "
@@ -125,6 +125,14 @@ class LocalCluster:
             workers = list(self._workers.values())
         for worker in workers:
             worker.act("end_unit", unit.encode())
+
+    def kill(self) -> None:
+        self._closing.set()
+        with self._lock:
+            self._closed = True  # none is replaced
+            processes = [*self._workers.values(), *([] if self._replacement is None else [self._replacement])]
+        for process in processes:
+            process.process.kill()
 
     def close(self) -> None:
         self._closing.set()

@@ -17,6 +17,9 @@ from arrowstream.schedule.deadletters import as_json
 from arrowstream.schedule.partition import Partition
 from arrowstream.usercode import line_of, rows_pointed_at
 
+UNKNOWN_FILE = "<dynamic-code>"
+"""What cloudpickle says a function is from."""
+
 _LONGEST = 100
 """Characters of a node's label in a message."""
 
@@ -31,12 +34,17 @@ def blamed(
     """
     culprit = next((each for each in _before(partition, step) if _fails(values.get(each.number))), step)
     where, line, rows = _name(culprit), line_of(error) or culprit.node.line, rows_pointed_at(error)
+    call_line = ""
     operator = partition.transforms.get(culprit.number)
     if rows is None and isinstance(operator, RowsOperator):
         found = _call_at_fault(operator.steps, values[culprit.inputs[0]])
         if found is not None:
             call, rows = found
-            where, line = _cut(str(call)), line_of(error) or call.line
+            call_line = call.line
+            where, line = _cut(str(call)), line_of(error) or call_line
+    if line.startswith(UNKNOWN_FILE):  # a function within an expression, on a worker: Polars has pickled it
+        used = call_line or culprit.node.line
+        line = f"line {line.removeprefix(UNKNOWN_FILE + ':')}, used at {used}"
     shown = [] if rows is None else [text for text in as_json(rows.head(FAULTS)) if text is not None]
     return BatchError(failure_text(error, where, line, shown)).located(
         batch_id=moment.batch, where=where, line=line, rows=shown

@@ -200,9 +200,9 @@ class StreamingContext:
         run.refuse_within("await_termination")
         try:
             ended = run.wait(None if timeout is None else time.monotonic() + timeout)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             self._stop_interrupted()
-            raise
+            raise interrupt.with_traceback(None) from None
         running.leave_if_told()
         if ended:
             self._raise_failure()

@@ -209,8 +209,8 @@ class Run:
     def _abandon(self, hanging: Sequence[UnitDriver], timeout: float) -> TimeoutError:
         """Give up units that do not come back; what they hold is let go of, or ended with its process."""
         at = [self._where(driver) for driver in hanging]
-        text = f"not stopped after {timeout:g} s: {'; '.join(at)}"
-        error = BatchError(f"{text}; it was given up, and nothing of that batch is committed").located(
+        text = f"not stopped after {timeout:.3g} s: {'; '.join(at)}"
+        error = BatchError(f"{text}; it was given up, and nothing more is committed").located(
             batch_id=(hanging[0].underway or Underway(-1, 0, "")).batch
         )
         self._failed(error)
@@ -224,7 +224,7 @@ class Run:
         underway = driver.underway
         if underway is None:
             return f"the end of plan {driver.unit.id} is waited for"
-        line = self._line(driver)
+        line = underway.line or self._line(driver)
         return f"batch {underway.batch} is in {underway.what}" + (f", at {line}" if line else "")
 
     def _line(self, driver: UnitDriver) -> str:
@@ -253,8 +253,8 @@ class Run:
         seconds = time.monotonic() - now.since
         elsewhere = now.what == "its tasks" and not isinstance(self.cluster, EmbeddedCluster)  # workers tell of theirs
         if seconds >= limit and not elsewhere:
-            text = f"batch {now.batch} has been under way for {seconds:.0f} s: {self._where(driver)}"
-            text += "; ctx.stop(graceful=False) gives it up"
+            text = f"{self._where(driver)}, and has been under way for {seconds:.0f} s; "
+            text += "ctx.stop(graceful=False) gives it up"
             log.warning("%s", text)
             self._progress.notes.append(text)
             limit = 2 * seconds

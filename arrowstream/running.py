@@ -13,7 +13,7 @@ import time
 from types import FrameType
 from typing import Any, Final, Protocol
 
-from arrowstream.errors import ArrowStreamError, failure_text
+from arrowstream.errors import ArrowStreamError, ContextError
 
 log = logging.getLogger("arrowstream")
 
@@ -123,8 +123,10 @@ MAIN_SECONDS: Final = 0.2
 def _stop(context: Context, graceful: bool, timeout: float | None) -> None:
     try:
         context.stop(graceful=graceful, timeout=timeout)
-    except (ArrowStreamError, TimeoutError) as error:
-        log.error("context %r did not stop well: %s", context.name, failure_text(error))
+    except ContextError as error:
+        log.error("context %r was not stopped: %s", context.name, error)
+    except (ArrowStreamError, TimeoutError):
+        """The run has said so when it failed."""
 
 
 class _Signals:
@@ -263,8 +265,7 @@ def _stop_at_exit() -> None:
             )
         try:
             context.stop(timeout=context.stop_timeout)
-        except (ArrowStreamError, TimeoutError) as error:
-            log.error("context %r: %s", context.name, error)
+        except (ArrowStreamError, TimeoutError):  # the run has said so when it failed
             failed = True
     if failed and not interactive():
         logging.shutdown()

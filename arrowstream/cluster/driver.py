@@ -47,6 +47,7 @@ from arrowstream.receive.messages import (
     StopReceivers,
 )
 from arrowstream.receive.supervisor import ReceiverSupervisor
+from arrowstream.schedule.blame import step_name
 from arrowstream.schedule.deadletters import DeadLetters
 from arrowstream.schedule.logs import BatchLog
 from arrowstream.schedule.messages import (
@@ -68,6 +69,10 @@ from arrowstream.schedule.watermarks import WatermarkTracker
 from arrowstream.settings import Settings
 
 log = logging.getLogger("arrowstream")
+
+
+FATAL_DEATHS = 2
+"""Worker processes that a batch may end by what it does before the run fails; one may have been an accident."""
 
 
 class _Stop:
@@ -92,6 +97,8 @@ class Underway:
     batch: int
     since: float
     what: str
+    line: str = ""
+    """Of the user's code, where a worker has told."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -161,6 +168,8 @@ class UnitDriver:
         self._flushes, self._questions = Flushes(unit.id), Questions(unit.id)
         self._lost_rows = 0
         self._gone: set[WorkerId] = set()
+        self._deaths: list[int] = []  # batches whose tasks have ended the process in which they ran
+        self._slow: TaskSlow | None = None
         self._unopened: set[tuple[SourceId, str]] = set()
         self._opened = threading.Event()
         self._ended = threading.Event()
@@ -267,8 +276,11 @@ class UnitDriver:
         """The batch that is being worked at; None between two batches."""
         if (batch := self._batch) is None:
             return None
-        at = self._outputs.at
-        return Underway(*batch, "its tasks" if at is None else f"output {at}")
+        if (output := self._outputs.at) is not None:
+            return Underway(*batch, f"output {output}")
+        slow = self._slow
+        line = slow.line if slow is not None and slow.task.batch == batch[0] else ""
+        return Underway(*batch, "its tasks", line)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; whether it has."""
@@ -386,6 +398,7 @@ class UnitDriver:
             case ReceiversSealed():
                 self._flushes.sealed(event.token, event.worker)
             case TaskSlow():
+                self._slow = event
                 where = f", at {event.line}" if event.line else ""
                 self._note(
                     f"batch {event.task.batch} has been under way on worker {event.worker} for "
@@ -450,9 +463,11 @@ class UnitDriver:
             return
         self._workers.remove(event.worker)
         self._gone.add(event.worker)
-        self._note(f"worker {event.worker} is lost ({event.reason}); {len(self._workers)} left")
+        doing = self._doing(event)
+        self._note(f"worker {event.worker} is lost ({event.reason}{doing}); {len(self._workers)} left")
+        self._blame_death(event, doing)
         if not self._workers:
-            raise ClusterError(f"all workers are lost; the last: {event.worker}, {event.reason}")
+            raise ClusterError(f"all workers are lost; the last: {event.worker}, {event.reason}{doing}")
         copies, gone = self._blocks.lost(event.worker, self._workers)
         self._send(copies)
         if gone:
@@ -470,6 +485,27 @@ class UnitDriver:
         self._send(self._flushes.ask(self._flushes.take(sealed=False), self._workers))
         self._questions.again()
         self._carry_out(self._scheduler.workers_changed(self._workers, gone))
+
+    def _doing(self, event: WorkerLost) -> str:
+        """What a worker that is lost was doing for this unit, for messages."""
+        if (at := event.at) is None or at.unit != self.unit.id:
+            return ""
+        where, written = step_name(self._program, at.step), self._program.steps[at.step].node.line
+        line = f", at {at.line}" if at.line else f", written at {written}" if written else ""
+        return f", in batch {at.batch}, {where}{line}"
+
+    def _blame_death(self, event: WorkerLost, doing: str) -> None:
+        """A step that ends the process in which it runs, and the next one too, is no accident of the machine."""
+        if not doing or not event.by_itself or event.at is None:
+            return
+        self._deaths.append(event.at.batch)
+        if self._deaths.count(event.at.batch) < FATAL_DEATHS and self._workers:
+            return
+        where = step_name(self._program, event.at.step)
+        raise BatchError(
+            f"batch {event.at.batch}: what it runs has ended {len(self._deaths)} worker process(es); the last: "
+            f"{event.worker}, {event.reason}{doing}"
+        ).located(batch_id=event.at.batch, where=where, line=event.at.line)
 
     def _worker_joined(self, event: WorkerJoined) -> None:
         if event.worker in self._workers or event.worker in self._gone:

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import Protocol, TypeAlias
 
@@ -138,8 +139,9 @@ class Executor:
         clock: Clock,
         neighbours: Neighbours,
         emit: Callable[[Event], None],
+        begins: Callable[[UnitId, int, int], None] | None = None,
     ) -> None:
-        self.worker = worker
+        self.worker, self._begins = worker, begins
         self._settings, self._clock, self._neighbours, self._emit = settings, clock, neighbours, emit
         self.store = BlockStore(settings.blocks)
         self.manager = BlockManager(worker, self.store, neighbours, settings.cluster.replication, settings.blocks, emit)
@@ -327,6 +329,8 @@ class Executor:
         partition = run.owned.get(number)
         if partition is None:
             partition = Partition(number, run.partitions, run.program, run.unit)
+            if self._begins is not None:
+                partition.begins = partial(self._begins, run.unit.id)
             self._restore(run, partition, committed)
             run.owned[number] = partition
         return partition

@@ -23,6 +23,7 @@ from arrowstream.blocks.messages import DropBlocks
 from arrowstream.blocks.store import BlockNotFoundError
 from arrowstream.clock import SystemClock
 from arrowstream.cluster.executor import Event, Executor, StateCopy
+from arrowstream.cluster.lastwords import Notebook, die_with_parent
 from arrowstream.cluster.neighbours import NOT_FOUND, FlightNeighbours
 from arrowstream.cluster.wire import (
     StateHeader,
@@ -51,7 +52,10 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
         super().__init__("grpc://127.0.0.1:0", middleware={"token": TokenFactory(config.token)})
         self._neighbours = FlightNeighbours(config.worker, config.token)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._executor = Executor(config.worker, config.settings, SystemClock(), self._neighbours, self._events.put)
+        self._notebook = Notebook(config.notebook)
+        self._executor = Executor(
+            config.worker, config.settings, SystemClock(), self._neighbours, self._events.put, self._notebook.note
+        )
         self._tasks: dict[UnitId, _TaskThread] = {}
         self._slow = config.settings.batches.slow
 
@@ -64,7 +68,7 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
                 return self._stream_events()
             case "unit":
                 unit, partitions = cloudpickle.loads(body)
-                self._tasks[unit.id] = _TaskThread(self._executor, self._slow)
+                self._tasks[unit.id] = _TaskThread(self._executor, self._slow, self._notebook)
                 self._executor.start_unit(unit, partitions)
             case "end_unit":
                 unit_id = UnitId(body.decode())
@@ -146,8 +150,8 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
 class _TaskThread:
     """Runs a unit's tasks in the order in which they were ordered."""
 
-    def __init__(self, executor: Executor, slow: float) -> None:
-        self._executor, self._slow = executor, slow
+    def __init__(self, executor: Executor, slow: float, notebook: Notebook) -> None:
+        self._executor, self._slow, self._notebook = executor, slow, notebook
         self._orders: queue.SimpleQueue[RunTask | CommitState | ShowState | None] = queue.SimpleQueue()
         self._now: tuple[RunTask, float] | None = None
         self._limit = slow
@@ -173,14 +177,21 @@ class _TaskThread:
 
     def _run(self) -> None:
         while (order := self._orders.get()) is not None:
-            if isinstance(order, RunTask):
-                self._limit, self._now = self._slow, (order, time.monotonic())
+            if not isinstance(order, RunTask):
+                self._executor.handle(order)
+                continue
+            self._limit, self._now = self._slow, (order, time.monotonic())
+            die_with_parent(True)
             self._executor.handle(order)
+            die_with_parent(False)
+            self._notebook.note("", 0, 0)
             self._now = None
 
 
 def main() -> None:
     config = msgspec.msgpack.decode(bytes.fromhex(sys.stdin.readline()), type=WorkerConfig)
+    if os.getppid() != config.parent:
+        os._exit(0)  # the driver went while this process was starting
     server = WorkerServer(config)
     try:
         sys.stdout.write(f"{server.port}\n")

@@ -10,7 +10,7 @@ import polars as pl
 from arrowstream.errors import BatchError, failure_text
 from arrowstream.operators.changes import Changes
 from arrowstream.operators.moment import Moment
-from arrowstream.operators.program import ProgramStep, Transform, Write
+from arrowstream.operators.program import Program, ProgramStep, Transform, Write
 from arrowstream.operators.rows import FAULTS, RowsOperator, at_fault
 from arrowstream.plan.nodes import Step
 from arrowstream.schedule.deadletters import as_json
@@ -32,7 +32,7 @@ def blamed(
     Frames are lazy, so it may have been raised far from where the fault is: by whoever first looked at the rows. What
     leads to the step is therefore run again, node by node, until one fails.
     """
-    culprit = next((each for each in _before(partition, step) if _fails(values.get(each.number))), step)
+    culprit = next((each for each in _before(partition.program, step) if _fails(values.get(each.number))), step)
     where, line, rows = _name(culprit), line_of(error) or culprit.node.line, rows_pointed_at(error)
     call_line = ""
     operator = partition.transforms.get(culprit.number)
@@ -51,9 +51,9 @@ def blamed(
     )
 
 
-def _before(partition: Partition, step: ProgramStep) -> list[ProgramStep]:
+def _before(program: Program, step: ProgramStep) -> list[ProgramStep]:
     """The row-local steps of the same stage from which this one gets its rows, in order."""
-    steps = partition.program.steps
+    steps = program.steps
     found: set[int] = set()
     ways = list(step.inputs)
     while ways:
@@ -93,6 +93,13 @@ def _call_at_fault(steps: Sequence[Step], rows: Changes) -> tuple[Step, pl.DataF
 
 def _run(call: Step, frame: pl.DataFrame) -> pl.DataFrame:
     return call(frame.lazy()).collect()
+
+
+def step_name(program: Program, number: int) -> str:
+    """The node, or the output, of a step that somebody was in; before it what is row-local and run together with it."""
+    step = program.steps[number]
+    before = [_name(each) for each in _before(program, step)]
+    return " -> ".join([*before, _name(step)])
 
 
 def _name(step: ProgramStep) -> str:

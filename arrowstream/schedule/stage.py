@@ -74,6 +74,7 @@ class StagePass:
 
     def _blamed_step(self, step: ProgramStep, blocks: Sequence[TaskBlock]) -> None:
         """Run a step; what it raises says in which node, at which line and with which rows."""
+        self._partition.begins(self._moment.batch, step.number)
         try:
             self._step(step, blocks)
         except (WorkerLostError, BlockNotFoundError, KeyboardInterrupt):  # the task can be run again

@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Retract
 from arrowstream.connectors.sink import Committer, Guarantee, Receipt
-from arrowstream.errors import PlanError
+from arrowstream.errors import PlanError, kind_of
 from arrowstream.ids import BlockId
 from arrowstream.operators.changes import Changes, to_arrow
 from arrowstream.operators.compile import compile_unit
@@ -202,6 +202,8 @@ def _consolidated(live: pl.DataFrame, added: pl.DataFrame, removed: pl.DataFrame
 def _inputs(node: Node, rows: pl.DataFrame | Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     """The rows of each source, held to its columns."""
     sources = {at.name: at for at in topological([node]) if isinstance(at, SourceNode)}
+    if not isinstance(rows, pl.DataFrame | Mapping):
+        raise PlanError(f"check: {kind_of(rows)} is no Polars DataFrame, nor a dict of them by source")
     if isinstance(rows, pl.DataFrame):
         if len(sources) > 1:
             raise PlanError(f"check: give the rows of each source, as a dict of {', '.join(sources)}")

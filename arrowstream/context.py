@@ -8,9 +8,9 @@ import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from arrowstream import running
+from arrowstream import hints, running
 from arrowstream.catalog import Catalog, unknown_table
 from arrowstream.clock import Clock, SystemClock
 from arrowstream.cluster.cluster import Cluster
@@ -388,6 +388,11 @@ class StreamingContext:
         plan = self.explain("svg") if self._outputs else ""
         failure = "" if self.error is None else self._failure_text()
         return html_context(self.name, self.status, self.tables, self.progress, plan, failure)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise hints.no_such_call("a StreamingContext", name, hints.CONTEXT, dir(type(self)))
 
     # --- inside
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
+from arrowstream import hints
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
 from arrowstream.connectors.retries import Retries, as_retries
 from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, kind_of, unknown_column
@@ -259,7 +260,7 @@ class StreamFrame:
             with duckdb.connect(":memory:") as connection:
                 schema = run_row_sql(connection, statement, self.schema.to_frame(), None).schema
         except (duckdb.Error, pl.exceptions.PolarsError) as error:
-            raise PlanError(f"frame.sql: {error}") from error
+            raise PlanError(f"frame.sql: {error}") from None
         kind = self.kind if isinstance(self.kind, Append) else Retract()
         return self._with(Sql(schema=schema, kind=kind, input=self._node, statement=statement))
 
@@ -575,8 +576,14 @@ class StreamFrame:
             try:
                 check_call(name, (), {}, self.schema)
             except ArrowStreamError as error:
-                raise CallRefusedError(str(error)) from error
-        raise AttributeError(f"a StreamFrame has no {name!r}")
+                raise CallRefusedError(str(error)) from None
+        if name in self.schema:
+            raise hints.NoSuchCallError(f"a StreamFrame has no {name!r}: the column is pl.col({name!r})")
+        raise hints.no_such_call("a StreamFrame", name, hints.FRAME, dir(type(self)))
+
+    def __getitem__(self, key: Any) -> StreamFrame:
+        column = repr(key) if isinstance(key, str) else "..."
+        raise PlanError(f"a StreamFrame has no [{key!r}]: write select({column}) or filter(pl.col({column}) ...)")
 
     def _over(self, method: str, exprs: Sequence[Any], named: Mapping[str, Any]) -> StreamFrame | None:
         """The frame where an expression is over groups; None where all are row-local."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from arrowstream import hints
 from arrowstream.connectors.changes import Append, Retract, Upsert
 from arrowstream.connectors.retries import Retries, as_retries
 from arrowstream.errors import PlanError
@@ -31,6 +32,11 @@ class StreamGroupBy:
         self._by = as_expressions(list(by), named_by)
         for _, key in expand(frame.schema, *self._by) if self._by else []:
             check_row_local("group_by", key, frame.schema)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise hints.no_such_call("group_by(...)", name, hints.GROUPED, dir(type(self)))
 
     def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
         """Running aggregates, one row per group, updated as rows come.

@@ -208,7 +208,7 @@ def join_asof(
         made = empty.join(left.schema.to_frame().lazy(), right.schema.to_frame().lazy())
         schema = made.collect().schema
     except pl.exceptions.PolarsError as error:
-        raise PlanError(f"{where}: {error}") from error
+        raise PlanError(f"{where}: {error}") from None
     time = least([left.time, right.time], names[0]).held_back(0 if strategy == "backward" else ticks or 0)
     return AsofJoin(schema=schema, kind=Append(), time=time, **parts)
 
@@ -242,7 +242,7 @@ def _made(
             joined = one.join(two, how="cross", suffix=suffix)
         schema = joined.collect_schema()
     except pl.exceptions.PolarsError as error:
-        raise PlanError(f"join: {error}") from error
+        raise PlanError(f"join: {error}") from None
     parts: dict[str, Any] = {
         "left": left,
         "right": right,
@@ -325,7 +325,7 @@ def _stream(frame: StreamFrame, other: Any, call: str) -> Node:
 
     if not isinstance(other, StreamFrame):
         raise PlanError(
-            f"{call}: {type(other).__name__} is neither a stream nor a table; give a StreamFrame, a DataFrame, "
+            f"{call}: {kind_of(other)} is neither a stream nor a table; give a StreamFrame, a DataFrame, "
             "a path of Parquet files or arrowstream.table(...)"
         )
     if other._plans is not frame._plans:
@@ -373,7 +373,7 @@ def _table_join(
     try:
         schema = empty.join(pl.LazyFrame(schema=node.schema), pl.LazyFrame(schema=held.schema)).collect_schema()
     except pl.exceptions.PolarsError as error:
-        raise PlanError(f"join: {error}") from error
+        raise PlanError(f"join: {error}") from None
     made = TableJoin(schema=schema, kind=kind, time=node.time, input=node, table=held, **parts)
     hidden = [name for name in schema if name.startswith("__key_")]
     return _rows(made, Step("drop", (hidden,))) if hidden else made

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
+from arrowstream import hints
 from arrowstream.connectors.registry import load
 from arrowstream.connectors.retries import Retries
 from arrowstream.connectors.sink import Sink
@@ -80,6 +81,11 @@ class WriteTo:
     def null(self, *, name: str | None = None) -> None:
         """Nowhere: rows of any kind are made in full and dropped, to measure what leads to them."""
         self.to("null", **({} if name is None else {"name": name}))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise hints.no_such_call("frame.write", name, hints.WRITE, dir(type(self)))
 
     def to(self, connector: str | Sink, *args: Any, **options: Any) -> None:
         """Any registered sink by name, or a `Sink` of your own."""

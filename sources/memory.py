@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from arrowstream.connectors.formats.schema import SchemaLike, polars_schema
 from arrowstream.connectors.source import EndOfStream, Offset
-from arrowstream.errors import ColumnError, ContextError, PlanError, SourceError, unknown_column
+from arrowstream.errors import ColumnError, ContextError, PlanError, SourceError, kind_of, unknown_column
 from arrowstream.sources._handover import Address, HeldRows, Rows
 
 _SPLIT = "memory"
@@ -111,6 +111,8 @@ class MemorySource:
                 if frame.schema[name] != schema[name]:
                     raise ColumnError(f"column {name!r} is {frame.schema[name]} in the rows sent; it is {schema[name]}")
             return frame.select(schema.names())
+        if not isinstance(rows, Sequence):
+            raise ColumnError(f"{kind_of(rows)} is neither a Polars DataFrame, nor an Arrow table, nor a list of dicts")
         for name in {name: None for row in rows for name in row}:
             if name not in schema:
                 raise unknown_column(name, "the source", schema)

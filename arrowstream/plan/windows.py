@@ -286,7 +286,7 @@ def _bin(windows: Windows) -> str | None:
         starts = _cut(windows, samples, every.text)
     except pl.exceptions.PolarsError as error:
         found = str(error).splitlines()[0]
-        raise PlanError(f"windows of {windows.period} every {windows.every} on {windows.dtype}: {found}") from error
+        raise PlanError(f"windows of {windows.period} every {windows.every} on {windows.dtype}: {found}") from None
     if windows.touching:
         return None
     if windows.tumbling:

@@ -20,15 +20,42 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from arrowstream.concatenation import concat, concat_history
     from arrowstream.connection import connect
-    from arrowstream.context import StreamingContext
-    from arrowstream.errors import ArrowStreamError
+    from arrowstream.connectors.retries import Retries
+    from arrowstream.context import StreamingContext, contexts
+    from arrowstream.errors import (
+        ArrowStreamError,
+        BatchError,
+        ChangeKindError,
+        ClusterError,
+        ColumnError,
+        ContextError,
+        NotRowLocalError,
+        PlanError,
+        QueryError,
+        SinkError,
+        SourceError,
+        StateError,
+    )
     from arrowstream.frame import StreamFrame
     from arrowstream.joining import table
     from arrowstream.plan.custom import Aggregator, aggregate
+    from arrowstream.running import stop_all
 
 __all__ = [
     "Aggregator",
     "ArrowStreamError",
+    "BatchError",
+    "ChangeKindError",
+    "ClusterError",
+    "ColumnError",
+    "ContextError",
+    "NotRowLocalError",
+    "PlanError",
+    "QueryError",
+    "Retries",
+    "SinkError",
+    "SourceError",
+    "StateError",
     "StreamFrame",
     "StreamingContext",
     "__version__",
@@ -36,20 +63,24 @@ __all__ = [
     "concat",
     "concat_history",
     "connect",
+    "contexts",
+    "stop_all",
     "table",
 ]
 
 _HOME = {
     "Aggregator": "arrowstream.plan.custom",
-    "aggregate": "arrowstream.plan.custom",
-    "ArrowStreamError": "arrowstream.errors",
+    "Retries": "arrowstream.connectors.retries",
     "StreamFrame": "arrowstream.frame",
     "StreamingContext": "arrowstream.context",
+    "aggregate": "arrowstream.plan.custom",
     "concat": "arrowstream.concatenation",
     "concat_history": "arrowstream.concatenation",
-    "table": "arrowstream.joining",
     "connect": "arrowstream.connection",
-}
+    "contexts": "arrowstream.context",
+    "stop_all": "arrowstream.running",
+    "table": "arrowstream.joining",
+} | {name: "arrowstream.errors" for name in __all__ if name.endswith("Error")}
 
 
 def __getattr__(name: str) -> object:

@@ -91,4 +91,4 @@ def _moment(at: Any, dtype: pl.DataType, where: str) -> pl.Expr:
             found = given.to_frame().select(pl.all().cast(dtype))
         return pl.lit(found.item(), dtype)
     except (pl.exceptions.PolarsError, TypeError) as error:
-        raise PlanError(f"{where}: at={at!r} is no value of a column of {dtype}: {error}") from error
+        raise PlanError(f"{where}: at={at!r} is no value of a column of {dtype}: {error}") from None

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _TABLE = "border-collapse:collapse;border:none;font-size:0.9em;background:transparent;color:inherit"
 _HEAD = "padding:0.25em 0.8em;border-bottom:1px solid rgba(128,128,128,0.6);background:transparent;color:inherit"
 _CELL = "padding:0.2em 0.8em;border-bottom:1px solid rgba(128,128,128,0.2);background:transparent;color:inherit"
+_FAILURE = (
+    "border-left:3px solid currentColor;padding:0.2em 0.6em;margin:0.3em 0;white-space:pre-wrap;overflow-wrap:anywhere"
+)
 _FAINT = "opacity:0.6;font-weight:normal;font-size:0.85em"
 
 
@@ -74,8 +77,11 @@ def _folded(plan: str) -> str:
     return f'<details><summary style="{_FAINT}">plan</summary>{plan}</details>' if plan else ""
 
 
-def html_context(name: str, state: str, tables: Sequence[str], progress: Progress, plan: str = "") -> str:
-    """A context for a notebook: its state, what SQL can ask for, how far it is, what it wants to be known, its plan."""
+def html_context(
+    name: str, state: str, tables: Sequence[str], progress: Progress, plan: str = "", failure: str = ""
+) -> str:
+    """A context for a notebook: its state, why it failed if it did, what SQL can ask for, how far it is, what it wants
+    to be known, its plan."""
     last = progress.last
     facts = {
         "batches": f"{progress.batches:,}",
@@ -95,7 +101,9 @@ def html_context(name: str, state: str, tables: Sequence[str], progress: Progres
         if value
     )
     notes = "".join(f'<div style="{_FAINT}">{html.escape(note)}</div>' for note in list(progress.notes)[-5:])
-    title = f"<b>{html.escape(name)}</b> · {html.escape(state)}"
+    title = f"<b>{html.escape(name)}</b> · {f'<b>{html.escape(state)}</b>' if failure else html.escape(state)}"
+    if failure:
+        title += f'<div style="{_FAILURE}">{html.escape(failure)}</div>'
     return f'<div>{title}<table style="{_TABLE}"><tbody>{rows}</tbody></table>{notes}{_folded(plan)}</div>'
 
 

@@ -22,10 +22,28 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class ArrowStreamError(Exception):
-    """The root: `except ArrowStreamError` catches all that the engine raises on purpose."""
+    """The root: `except ArrowStreamError` catches all that the engine raises on purpose.
+
+    What made a run fail (`BatchError`, `SinkError`) says where that was, as far as it is known: `batch_id`, the number
+    of the batch; `where`, the output or the node of the plan; `line`, that of the user's own code; `rows`, up to five
+    of the rows at fault as JSON, or the first of those that were at hand.
+    """
+
+    batch_id: int | None = None
+    where: str = ""
+    line: str = ""
+    rows: tuple[str, ...] = ()
+
+    def located(
+        self, *, batch_id: int | None = None, where: str = "", line: str = "", rows: Iterable[str] = ()
+    ) -> Self:
+        """This error, that says where it happened."""
+        self.batch_id, self.where, self.line, self.rows = batch_id, where, line, tuple(rows)
+        return self
 
 
 class PlanError(ArrowStreamError, ValueError):
@@ -59,10 +77,6 @@ class SinkError(ArrowStreamError):
 class BatchError(ArrowStreamError):
     """A batch failed; `batch_id` is its number, the cause is chained."""
 
-    def __init__(self, message: str, batch_id: int | None = None) -> None:
-        super().__init__(message)
-        self.batch_id = batch_id
-
 
 class QueryError(ArrowStreamError):
     """SQL over the outputs cannot be answered."""
@@ -87,6 +101,38 @@ class MissingExtraError(ArrowStreamError, ImportError):
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """The error for a connector whose client library is not installed."""
     return MissingExtraError(f"this needs the package {package!r}: pip install 'arrowstream[{extra}]'")
+
+
+def failure_text(error: BaseException, where: str = "", line: str = "", rows: Iterable[str] = ()) -> str:
+    """One line: what was raised, in which output or node, at which line of the user's code, with which rows."""
+    said = " ".join(next(iter(str(error).strip().splitlines()), "").split())
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    if where:
+        text += f"; in {where}"
+    if line:
+        text += f"; at {line}"
+    shown = [row if len(row) <= SHOWN_CHARACTERS else row[: SHOWN_CHARACTERS - 1] + "…" for row in rows]
+    return f"{text}; with {', '.join(shown)}" if shown else text
+
+
+SHOWN_CHARACTERS = 200
+"""The most characters of a row that a message shows."""
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for messages; of frames of other libraries also how a Polars frame is made of them."""
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    if library == "builtins":
+        return kind.__name__
+    name = f"{library}.{kind.__qualname__}"
+    cure = {
+        "pandas": "pl.from_pandas(...)",
+        "pyarrow": "pl.from_arrow(...)",
+        "numpy": "pl.DataFrame(...)",
+        "duckdb": "its .pl()",
+    }.get(library)
+    return f"{name} ({cure} makes a Polars frame of it)" if cure else name
 
 
 def unknown_column(column: str, where: str, columns: Iterable[str]) -> ColumnError:

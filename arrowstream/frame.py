@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
+from arrowstream import hints
 from arrowstream.connectors.changes import Append, ChangeKind, Retract
-from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, unknown_column
+from arrowstream.connectors.retries import Retries, as_retries
+from arrowstream.errors import ArrowStreamError, NotRowLocalError, PlanError, kind_of, unknown_column
 from arrowstream.names import check_names, refuse_twins
 from arrowstream.plan.eventtime import check_time, duration_ticks
 from arrowstream.plan.kinds import through, time_through
@@ -19,6 +21,7 @@ from arrowstream.plan.methods import Rows as RowsCall
 from arrowstream.plan.nodes import MapBatches, Node, Output, Rows, SourceNode, Sql, Step, Union, Watermark
 from arrowstream.plan.rowsql import check_row_sql
 from arrowstream.plan.unit import topological
+from arrowstream.usercode import calling_line
 
 if TYPE_CHECKING:
     from polars._typing import ColumnNameOrSelector, IntoExpr
@@ -234,12 +237,15 @@ class StreamFrame:
 
     # --- functions and SQL
 
-    def map_batches(self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Any = None) -> StreamFrame:
+    def map_batches(
+        self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Any = None, *, retries: int | Retries = 0
+    ) -> StreamFrame:
         """Your own function from a DataFrame to a DataFrame: a model, a look-up, anything row-local.
 
         It is called with some rows at a time, never with none; what it gives for a row must not depend on the
         others (you vouch for that; `check` finds out). `schema` says what it gives; left out, the function is
-        called once with an empty frame to see. Raises `PlanError`.
+        called once with an empty frame to see. With `retries=3` (or an `arrowstream.Retries`) it is called again
+        with the same rows when it raises an `OSError` (or what you choose). Raises `PlanError`.
         """
         if schema is None:
             try:
@@ -248,12 +254,14 @@ class StreamFrame:
                 message = f"map_batches: the function failed on an empty frame ({type(error).__name__}: {error})"
                 raise PlanError(f"{message}; say what it gives: map_batches(function, schema={{...}})") from error
             if not isinstance(made, pl.DataFrame):
-                raise PlanError(f"map_batches: the function gave {type(made).__name__}, it must give a DataFrame")
+                raise PlanError(f"map_batches: the function gave {kind_of(made)}, it must give a Polars DataFrame")
             found = made.schema
         else:
             found = pl.Schema(schema)
         kind = self.kind if isinstance(self.kind, Append) else Retract()
-        return self._with(MapBatches(schema=found, kind=kind, input=self._node, function=function))
+        return self._with(
+            MapBatches(schema=found, kind=kind, input=self._node, function=function, retries=as_retries(retries))
+        )
 
     def sql(self, statement: str) -> StreamFrame:
         """A row-local statement over this frame, by DuckDB: `frame.sql("SELECT a + 1 AS b FROM self WHERE a > 0")`.
@@ -271,7 +279,7 @@ class StreamFrame:
             with duckdb.connect(":memory:") as connection:
                 schema = run_row_sql(connection, statement, self.schema.to_frame(), None).schema
         except (duckdb.Error, pl.exceptions.PolarsError) as error:
-            raise PlanError(f"frame.sql: {error}") from error
+            raise PlanError(f"frame.sql: {error}") from None
         kind = self.kind if isinstance(self.kind, Append) else Retract()
         return self._with(Sql(schema=schema, kind=kind, input=self._node, statement=statement))
 
@@ -614,8 +622,14 @@ class StreamFrame:
             try:
                 check_call(name, (), {}, self.schema)
             except ArrowStreamError as error:
-                raise CallRefusedError(str(error)) from error
-        raise AttributeError(f"a StreamFrame has no {name!r}")
+                raise CallRefusedError(str(error)) from None
+        if name in self.schema:
+            raise hints.NoSuchCallError(f"a StreamFrame has no {name!r}: the column is pl.col({name!r})")
+        raise hints.no_such_call("a StreamFrame", name, hints.FRAME, dir(type(self)))
+
+    def __getitem__(self, key: Any) -> StreamFrame:
+        column = repr(key) if isinstance(key, str) else "..."
+        raise PlanError(f"a StreamFrame has no [{key!r}]: write select({column}) or filter(pl.col({column}) ...)")
 
     def _over(self, method: str, exprs: Sequence[Any], named: Mapping[str, Any]) -> StreamFrame | None:
         """The frame where an expression is over groups; None where all are row-local."""
@@ -634,7 +648,7 @@ class StreamFrame:
         args, kwargs = settle(args, kwargs)
         check_call(method, args, kwargs, self.schema)
         schema = output_schema(method, args, kwargs, self.schema)
-        step = Step(method, args, kwargs)
+        step = Step(method, args, kwargs, calling_line())
         kind = through(step, self.schema, self.kind).kind
         node = self._node
         time = time_through(step, self.schema, node.time)
@@ -643,6 +657,7 @@ class StreamFrame:
         return self._with(Rows(schema=schema, kind=kind, time=time, input=node, steps=(step,)))
 
     def _with(self, node: Node) -> StreamFrame:
+        object.__setattr__(node, "line", calling_line())  # it is being made: nobody else has it yet
         return StreamFrame(node, self._plans)
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from arrowstream import hints
 from arrowstream.connectors.changes import Append, Retract, Upsert
+from arrowstream.connectors.retries import Retries, as_retries
 from arrowstream.errors import PlanError
 from arrowstream.plan.aggregates import NotDecomposable, decompose
 from arrowstream.plan.comparable import check_comparisons
@@ -33,6 +35,11 @@ class StreamGroupBy:
         for _, key in expand(frame.schema, *self._by) if self._by else []:
             check_row_local("group_by", key, frame.schema)
             check_comparisons("group_by", parse(key), frame.schema)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise hints.no_such_call("group_by(...)", name, hints.GROUPED, dir(type(self)))
 
     def agg(self, *aggs: IntoExpr | Iterable[IntoExpr], **named_aggs: IntoExpr) -> StreamFrame:
         """Running aggregates, one row per group, updated as rows come.
@@ -70,11 +77,13 @@ class StreamGroupBy:
             )
         )
 
-    def map_groups(self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Any) -> StreamFrame:
+    def map_groups(
+        self, function: Callable[[pl.DataFrame], pl.DataFrame], schema: Any, *, retries: int | Retries = 0
+    ) -> StreamFrame:
         """Your own function of all rows of a group, as a DataFrame in order of arrival, to a DataFrame of `schema`.
 
         It is called for each group that a batch touches, with the rows that were there before and with those that
-        are there now; what it gave before is taken back. Raises `PlanError`.
+        are there now; what it gave before is taken back. `retries` as in `map_batches`. Raises `PlanError`.
         """
         node = self._frame._node
         by, _ = expand_grouped(node.schema, self._by, [])
@@ -89,7 +98,7 @@ class StreamGroupBy:
                 input=node,
                 keys=names,
                 columns=tuple(node.schema),
-                whole=MapGroups(names, function, output),
+                whole=MapGroups(names, function, output, as_retries(retries)),
                 description=f"map_groups {getattr(function, '__name__', type(function).__name__)}",
                 ttl=time_to_live(node, self._ttl, names, "group_by"),
             )

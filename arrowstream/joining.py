@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +12,8 @@ import polars as pl
 
 from arrowstream import matching
 from arrowstream.connectors.changes import Append, Retract
-from arrowstream.errors import ColumnError, PlanError, unknown_column
+from arrowstream.connectors.retries import Retries, as_retries
+from arrowstream.errors import ColumnError, PlanError, kind_of, unknown_column
 from arrowstream.names import check_names, inner, is_inner
 from arrowstream.plan.comparable import check_comparisons
 from arrowstream.plan.eventtime import Later, duration_ticks, least
@@ -46,6 +48,7 @@ def table(
     duckdb: str | None = None,
     query: str | None = None,
     refresh: str | timedelta | None = None,
+    retries: int | Retries = 0,
 ) -> Table:
     """A table to join streams with: it is there as a whole, and may be read again every so often.
 
@@ -53,7 +56,8 @@ def table(
     SQL, over the file `duckdb` or over what DuckDB can read by name. With `refresh="10m"` it is read again when it is
     that old, by the times of the batches; with `refresh="asked"` when `ctx.refresh(table)` says so, for example in a
     `foreach_batch` that has changed it. Rows that came before keep the matches they had. When to read is in the batch,
-    so all workers do, and a replay does, at the same batches. Raises `PlanError` where it cannot be read.
+    so all workers do, and a replay does, at the same batches. With `retries=3` (or an `arrowstream.Retries`) a read is
+    tried again that raises an `OSError`. Raises `PlanError` where it cannot be read.
     """
     seconds = None
     if refresh is not None:
@@ -73,14 +77,17 @@ def table(
     else:
         made = as_table(source)
         if made is None:
-            raise PlanError(f"table: {type(source).__name__} is no table; give a frame, a path or a function")
+            raise PlanError(f"table: {kind_of(source)} is no table; give a frame, a path or a function")
         return Table(made.read, made.schema, made.text, seconds)
+    again = as_retries(retries)
+    if again.times:
+        read = partial(again.call, read)
     try:
         rows = read()
     except Exception as error:
         raise PlanError(f"table: {text} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(rows, pl.DataFrame):
-        raise PlanError(f"table: {text} gave {type(rows).__name__}, it must give a DataFrame")
+        raise PlanError(f"table: {text} gave {kind_of(rows)}, it must give a Polars DataFrame")
     check_names(rows.columns, f"table: {text}")
     return Table(read if seconds is not None else FrameRead(rows), rows.schema, text, seconds)
 
@@ -239,7 +246,7 @@ def _asof(
         made = empty.join(left.schema.to_frame().lazy(), right.schema.to_frame().lazy())
         schema = made.collect().schema
     except pl.exceptions.PolarsError as error:
-        raise PlanError(f"{where}: {error}") from error
+        raise PlanError(f"{where}: {error}") from None
     time = least(times, names[0])
     if strategy != "backward":
         time = time.held_back(Later(ticks or 0))
@@ -275,7 +282,7 @@ def _made(
             joined = matching.cross(one, two, suffix)
         schema = joined.collect_schema()
     except pl.exceptions.PolarsError as error:
-        raise PlanError(f"join: {error}") from error
+        raise PlanError(f"join: {error}") from None
     parts: dict[str, Any] = {
         "left": left,
         "right": right,
@@ -357,7 +364,7 @@ def _stream(frame: StreamFrame, other: Any, call: str) -> Node:
 
     if not isinstance(other, StreamFrame):
         raise PlanError(
-            f"{call}: {type(other).__name__} is neither a stream nor a table; give a StreamFrame, a DataFrame, "
+            f"{call}: {kind_of(other)} is neither a stream nor a table; give a StreamFrame, a DataFrame, "
             "a path of Parquet files or arrowstream.table(...)"
         )
     if other._plans is not frame._plans:
@@ -405,6 +412,6 @@ def _table_join(
     try:
         schema = empty.join(pl.LazyFrame(schema=node.schema), pl.LazyFrame(schema=held.schema)).collect_schema()
     except pl.exceptions.PolarsError as error:
-        raise PlanError(f"join: {error}") from error
+        raise PlanError(f"join: {error}") from None
     made = TableJoin(schema=schema, kind=kind, time=node.time, input=node, table=held, **parts)
     return _without_made(made)

@@ -40,7 +40,7 @@ def run_sql(statement: str, catalog: Catalog, frozen: AbstractContextManager[obj
     except DatabaseHeldError as error:
         raise QueryError(f"{error}; a sink lets others read between its batches with lock='release'") from error
     except duckdb.Error as error:
-        raise _explained(error, catalog.names()) from error
+        raise _explained(error, catalog.names()) from None
 
 
 def tables_used(statement: str, names: list[str]) -> list[str]:
@@ -68,7 +68,7 @@ def _refuse_writing(statement: str) -> None:
     try:
         statements = duckdb.extract_statements(statement)
     except duckdb.Error as error:
-        raise QueryError(str(error)) from error
+        raise QueryError(str(error)) from None
     if len(statements) != 1:
         raise QueryError(f"one statement at a time, and this has {len(statements)}: {statement!r}")
     kind = statements[0].type

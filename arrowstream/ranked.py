@@ -67,7 +67,7 @@ def recomputed(
         output = found.collect_schema()
         found.collect()
     except PANIC as error:
-        raise plan_error(error, schema) from error
+        raise plan_error(error, schema) from None
     keys = tuple(name for name, _ in by)
     return Recompute(
         schema=output,
@@ -96,7 +96,7 @@ def over(node: Node, method: str, exprs: Sequence[pl.Expr]) -> Node:
         empty = node.schema.to_frame().lazy()
         schema = getattr(empty, method)(*computed).collect_schema()
     except PANIC as error:
-        raise plan_error(error, node.schema) from error
+        raise plan_error(error, node.schema) from None
     text = ", ".join(" ".join(str(expr).split()) for expr in exprs)
     time = node.time
     timed = time is not None and time.column in keys

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import polars as pl
 import pyarrow as pa
 
+from arrowstream import hints
 from arrowstream.connectors.changes import Append
 from arrowstream.connectors.registry import load
 from arrowstream.connectors.source import Source
@@ -97,6 +98,11 @@ class ReadFrom:
         columns = pl.Schema(pl.DataFrame(source.schema.empty_table()).schema)
         node = SourceNode(schema=columns, kind=Append(), name=name, source=source)
         return StreamFrame(node, self._plans)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise hints.no_such_call("ctx.read", name, hints.READ, dir(type(self)))
 
     def _numbered(self, name: str) -> str:
         """The name, or with a number where it was given before."""

@@ -83,12 +83,18 @@ class BatchSettings:
     bytes     bytes of blocks in a batch at most, so that a backlog is worked off in pieces that fit in memory
               several times over (a batch of text may grow tenfold while it is split into words)
     attempts  times a batch is tried when workers or connections are lost, before the run fails
+    slow      seconds after which a batch that is still under way is named, with the line of the user's code that it is
+              in; again after twice the time, and so on
+    stop      seconds that a stop may take which nobody bounded: of a signal, of the end of the program, of
+              `stop(graceful=False)`; below the 30 s after which container platforms kill
     """
 
     interval: float = 1.0
     rows: int | None = None
     bytes: int = 128 * 10**6
     attempts: int = 5
+    slow: float = 30.0
+    stop: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,33 @@ class Settings:
     blocks: BlockSettings = field(default_factory=BlockSettings)
     batches: BatchSettings = field(default_factory=BatchSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+
+
+WORKERS_VARIABLE = "ARROWSTREAM_WORKERS"
+"""Environment variable with the number of workers where the program does not say (`arrowstream run --workers`)."""
+
+
+def workers_from_environment() -> int:
+    """The number of workers that `WORKERS_VARIABLE` gives, else 0. Raises `PlanError`."""
+    text = os.environ.get(WORKERS_VARIABLE, "0")
+    if not text.isdigit():
+        raise PlanError(f"{WORKERS_VARIABLE}={text!r} must be a number of worker processes, such as 2")
+    return int(text)
+
+
+def cluster_settings(
+    workers: int, replication: int | None, degraded: Literal["wait", "go on"] = "wait"
+) -> ClusterSettings:
+    """The group for what the user gave; replication is min(2, workers) where it was not. Raises `PlanError`."""
+    if workers < 0:
+        raise PlanError(f"workers={workers}: 0 runs inside this process, N starts N worker processes")
+    if replication is None:
+        replication = min(2, max(workers, 1))
+    if replication < 1 or replication > max(workers, 1):
+        raise PlanError(f"replication={replication} must be between 1 and the number of workers, {max(workers, 1)}")
+    if degraded not in ("wait", "go on"):
+        raise PlanError(f'degraded={degraded!r}: "wait" for the missing copy before rows are acknowledged, or "go on"')
+    return ClusterSettings(workers, replication, degraded)
 
 
 def cores() -> int:

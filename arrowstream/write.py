@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
+from arrowstream import hints
 from arrowstream.connectors.registry import load
+from arrowstream.connectors.retries import Retries
 from arrowstream.connectors.sink import Sink
 from arrowstream.operators.changes import to_arrow
 from arrowstream.plan.nodes import Node, Output
@@ -66,13 +68,24 @@ class WriteTo:
         """A table in the driver's memory, for `ctx.sql`, notebooks and tests."""
         self.to("memory", name, **options)
 
-    def foreach_batch(self, function: Callable[[pl.DataFrame, int], object], **options: Any) -> None:
-        """`function(frame, batch_id)` on the driver, after every batch; at least once."""
-        self.to("foreach_batch", function, **options)
+    def foreach_batch(
+        self, function: Callable[[pl.DataFrame, int], object], *, retries: int | Retries = 2, **options: Any
+    ) -> None:
+        """`function(frame, batch_id)` on the driver, for every batch; at least once.
+
+        When it raises an `OSError`, as connections do, it is called again, `retries` times; an `arrowstream.Retries`
+        names other exceptions.
+        """
+        self.to("foreach_batch", function, retries=retries, **options)
 
     def null(self, *, name: str | None = None) -> None:
         """Nowhere: rows of any kind are made in full and dropped, to measure what leads to them."""
         self.to("null", **({} if name is None else {"name": name}))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise hints.no_such_call("frame.write", name, hints.WRITE, dir(type(self)))
 
     def to(self, connector: str | Sink, *args: Any, **options: Any) -> None:
         """Any registered sink by name, or a `Sink` of your own."""

@@ -9,8 +9,9 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind
+from arrowstream.connectors.retries import Retries, as_retries
 from arrowstream.connectors.sink import Guarantee, Receipt
-from arrowstream.errors import PlanError, SinkError
+from arrowstream.errors import PlanError, SinkError, kind_of
 from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, handed_over, one_word, refuse_types
 from arrowstream.sinks._tables import weighted
 
@@ -26,12 +27,17 @@ class ForeachBatchSink:
     is gone.
 
     At least once: when the process dies after `fn` has done its work and before the batch is logged as committed, the
-    batch runs again. With `batch_id` the function can make that harmless. It stays in the driver's process, so it may
-    hold on to connections, locks and the like.
+    batch runs again. With `batch_id` the function can make that harmless. It is called before outputs that promise
+    exactly once have the batch: where it fails, none of them gets it.
+
+    An `OSError` that it raises, as connections do, has it called again with the same rows, `retries` times; an
+    `arrowstream.Retries` names other exceptions and pauses. It stays in the driver's process, so it may hold on to
+    connections, locks and the like.
     """
 
     fn: Callable[[pl.DataFrame, int], object]
     name: str = "foreach_batch"
+    retries: int | Retries = 2
     schema: pa.Schema | None = field(default=None, repr=False)
     kind: ChangeKind = field(default=Append(), repr=False)
 
@@ -41,22 +47,26 @@ class ForeachBatchSink:
 
     def __reduce__(self) -> tuple[Callable[..., ForeachBatchSink], tuple[object, ...]]:
         """What workers need: all but the function, which only the driver calls."""
-        return ForeachBatchSink, (_elsewhere, self.name, self.schema, self.kind)
+        return ForeachBatchSink, (_elsewhere, self.name, self.retries, self.schema, self.kind)
 
     def bind(self, schema: pa.Schema, kind: ChangeKind) -> ForeachBatchSink:
         one_word(self.name)
+        if not callable(self.fn):
+            raise PlanError(f"foreach_batch: {kind_of(self.fn)} is no function; give function(frame, batch_id)")
         refuse_types(schema, "a Polars frame", NOT_IN_POLARS)
         if not isinstance(kind, Append) and WEIGHT in schema.names:
             raise PlanError(
                 f"the stream has a column {WEIGHT!r}, the name that foreach_batch gives the weights: rename it"
             )
-        return replace(self, schema=schema, kind=kind)
+        return replace(self, retries=as_retries(self.retries), schema=schema, kind=kind)
 
     def open(self, batch_id: int, task_id: str, schema: pa.Schema) -> HandoverWriter:
         return HandoverWriter(bound(self.schema, self.name))
 
     def committer(self, run: str | None = None) -> ForeachBatchCommitter:
-        return ForeachBatchCommitter(self.fn, bound(self.schema, self.name), isinstance(self.kind, Append))
+        return ForeachBatchCommitter(
+            self.fn, bound(self.schema, self.name), isinstance(self.kind, Append), as_retries(self.retries)
+        )
 
 
 def _elsewhere(frame: pl.DataFrame, batch_id: int) -> object:
@@ -64,10 +74,13 @@ def _elsewhere(frame: pl.DataFrame, batch_id: int) -> object:
 
 
 class ForeachBatchCommitter:
-    """Calls the function; remembers the last batch of this process only."""
+    """Calls the function; remembers the last batch of this process only. What the function raises is raised."""
 
-    def __init__(self, fn: Callable[[pl.DataFrame, int], object], schema: pa.Schema, append_only: bool) -> None:
+    def __init__(
+        self, fn: Callable[[pl.DataFrame, int], object], schema: pa.Schema, append_only: bool, retries: Retries
+    ) -> None:
         self._fn = fn
+        self.retries = retries
         self._schema = schema
         self._append_only = append_only
         self._last: int | None = None
@@ -75,12 +88,7 @@ class ForeachBatchCommitter:
     def commit(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
         if self._last is not None and batch_id <= self._last:
             return
-        frame = self._frame(receipts)
-        try:
-            self._fn(frame, batch_id)
-        except Exception as error:
-            what = getattr(self._fn, "__qualname__", repr(self._fn))
-            raise SinkError(f"{what} failed in batch {batch_id} ({frame.height} rows): {error!r}") from error
+        self._fn(self._frame(receipts), batch_id)  # what it raises is the engine's to try again, or to report
         self._last = batch_id
 
     def _frame(self, receipts: Sequence[Receipt]) -> pl.DataFrame:

@@ -49,16 +49,20 @@ class HeldRows:
         self._frames: list[pl.DataFrame] = []
         self._ends: list[int] = []
         self._ended = False
+        self.failed: str | None = None
+        """Why the run that reads the rows has ended, if it failed: then no more are taken."""
         self._changed = threading.Condition()
         self._interrupts = 0
         self._server: _Server | None = None
         _held[self.token] = self
 
     def append(self, rows: pl.DataFrame) -> int:
-        """Add rows; gives the number of all. Raises `ValueError` after `end`."""
+        """Add rows; gives the number of all. Raises `ValueError` after `end`, and where their run has failed."""
         with self._changed:
             if self._ended:
                 raise ValueError("the stream has ended")
+            if self.failed is not None:
+                raise ValueError(f"the run that reads it has failed: {self.failed}")
             if rows.height:
                 self._frames.append(rows)
                 self._ends.append(self._count + rows.height)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from arrowstream.connectors.formats.schema import SchemaLike, polars_schema
 from arrowstream.connectors.source import EndOfStream, Offset
-from arrowstream.errors import ColumnError, ContextError, PlanError, SourceError, unknown_column
+from arrowstream.errors import ColumnError, ContextError, PlanError, SourceError, kind_of, unknown_column
 from arrowstream.sources._handover import Address, HeldRows, Rows
 
 _SPLIT = "memory"
@@ -49,7 +49,8 @@ class MemorySource:
         """Append rows; gives the number of rows sent so far. Any thread may call it.
 
         Columns are found by name; a dict may leave some out (null). Raises `ColumnError` for a column that is
-        not there or has another type, `ContextError` after `end` and in another process.
+        not there or has another type, `ContextError` after `end`, in another process, and once the run that reads
+        the source has failed (until another begins).
         """
         if self._held is None:
             raise ContextError("this is a copy of a MemorySource: send where the source was made")
@@ -64,6 +65,10 @@ class MemorySource:
         if self._held is None:
             raise ContextError("this is a copy of a MemorySource: end it where it was made")
         self._held.end()
+
+    def run_failed(self, reason: str | None) -> None:
+        if self._held is not None:
+            self._held.failed = reason
 
     def splits(self) -> Sequence[str]:
         return [_SPLIT]
@@ -106,6 +111,8 @@ class MemorySource:
                 if frame.schema[name] != schema[name]:
                     raise ColumnError(f"column {name!r} is {frame.schema[name]} in the rows sent; it is {schema[name]}")
             return frame.select(schema.names())
+        if not isinstance(rows, Sequence):
+            raise ColumnError(f"{kind_of(rows)} is neither a Polars DataFrame, nor an Arrow table, nor a list of dicts")
         for name in {name: None for row in rows for name in row}:
             if name not in schema:
                 raise unknown_column(name, "the source", schema)

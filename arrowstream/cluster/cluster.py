@@ -8,15 +8,19 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from arrowstream.cluster.executor import Event, Instruction
+from arrowstream.cluster.lastwords import LastWords
 from arrowstream.ids import UnitId, WorkerId
 from arrowstream.plan.unit import Unit
 
 
 class WorkerLost(msgspec.Struct, frozen=True):
-    """A worker process is gone. No event of it comes any more."""
+    """A worker process is gone. No event of it comes any more. `at` is the step that it was in; `by_itself` where what
+    it did has ended it, and no signal from outside."""
 
     worker: WorkerId
     reason: str
+    at: LastWords | None = None
+    by_itself: bool = False
 
 
 class WorkerJoined(msgspec.Struct, frozen=True):
@@ -65,6 +69,9 @@ class Cluster(Protocol):
 
     def stop_unit(self, unit: UnitId) -> None:
         """Stop a unit's receivers and forget it everywhere."""
+
+    def kill(self) -> None:
+        """End worker processes at once, whatever they do; inside this process there is nothing that could be ended."""
 
     def close(self) -> None:
         """End the workers. A second call does nothing."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import pickle
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from arrowstream.receive.messages import (
     StopReceivers,
 )
 from arrowstream.receive.supervisor import ReceiverSupervisor
+from arrowstream.schedule.blame import step_name
 from arrowstream.schedule.deadletters import DeadLetters
 from arrowstream.schedule.logs import BatchLog
 from arrowstream.schedule.messages import (
@@ -58,6 +60,7 @@ from arrowstream.schedule.messages import (
     StateShown,
     TaskDone,
     TaskFailed,
+    TaskSlow,
 )
 from arrowstream.schedule.progress import BatchReport, Progress
 from arrowstream.schedule.scheduler import BatchScheduler, Instruction
@@ -72,11 +75,34 @@ REPAIR_SECONDS = 0.5
 """How often copies are ordered anew that could not be made."""
 
 
+FATAL_DEATHS = 2
+"""Worker processes that a batch may end by what it does before the run fails; one may have been an accident."""
+
+
 class _Stop:
     """The user wants the unit to stop; `drain` to finish what arrived."""
 
     def __init__(self, drain: bool) -> None:
         self.drain = drain
+
+
+class _Abandoned(Exception):
+    """Nobody waits for this unit any more: its thread has to let go of everything and say nothing."""
+
+
+class _Leave:
+    """The unit has been abandoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A batch that a unit is in the middle of: since when (`time.monotonic`), and what it waits for."""
+
+    batch: int
+    since: float
+    what: str
+    line: str = ""
+    """Of the user's code, where a worker has told."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,13 +112,15 @@ class _Refresh:
     table: Table
 
 
-_Event: TypeAlias = ClusterEvent | _Stop | Flush | Question | _Refresh
+_Event: TypeAlias = ClusterEvent | _Stop | _Leave | Flush | Question | _Refresh
 
 
 class UnitDriver:
     """Runs one unit from start to end.
 
-    New -> (`start`) -> Running -> (`stop`, or all sources ended) -> Ended, or Failed. `error` says why it failed.
+    New -> (`start`) -> Running -> (`stop`, or all sources ended) -> Ended, or Failed. `error` says why it failed, and
+    `on_failed` is called with it, on the unit's thread. A unit whose thread does not come back from a function of the
+    user is given up by `abandon`: it commits nothing from then on.
     All deciders (`BlockMaster`, `BatchScheduler`, `ReceiverSupervisor`) and all committers belong to its thread.
     """
 
@@ -107,13 +135,16 @@ class UnitDriver:
         dead_letters: DeadLetters,
         progress: Progress,
         on_batch: Callable[[BatchReport], None],
+        on_failed: Callable[[ArrowStreamError], None] = lambda error: None,
     ) -> None:
         self.unit = unit
         self.error: ArrowStreamError | None = None
         self._cluster, self._settings, self._clock, self._log = cluster, settings, clock, batch_log
-        self._outputs = Outputs([output.sink.name for output in unit.outputs], committers)
+        self._outputs = Outputs([output.sink for output in unit.outputs], committers)
         self._dead_letters, self._progress = dead_letters, progress
-        self._on_batch = on_batch
+        self._on_batch, self._on_failed = on_batch, on_failed
+        self._abandoned = False
+        self._batch: tuple[int, float] | None = None
         self.instant = threading.RLock()
         """Held while outputs that SQL sees are between two batches."""
         self._inbox: Inbox[_Event] = Inbox(clock)
@@ -146,6 +177,8 @@ class UnitDriver:
         self._lost_rows = 0
         self._gone: set[WorkerId] = set()
         self._repair_at: float | None = None
+        self._deaths: list[int] = []  # batches whose tasks have ended the process in which they ran
+        self._slow: TaskSlow | None = None
         self._unopened: set[tuple[SourceId, str]] = set()
         self._opened = threading.Event()
         self._ended = threading.Event()
@@ -227,6 +260,37 @@ class UnitDriver:
         """Have the next batch that is allotted read a table again; from any thread."""
         self._inbox.put(_Refresh(table))
 
+    def abandon(self, error: ArrowStreamError) -> None:
+        """Wait no longer for a unit whose thread does not come back: it has failed with this error.
+
+        Outputs are closed, but for the one that the thread is in. From any other thread.
+        """
+        self.error = error
+        self._abandoned = True
+        self._inbox.put(_Leave())
+        for close in (*self._outputs.closes(but=self._outputs.at), self._stop_unit):
+            with contextlib.suppress(Exception):
+                close()
+        self._ended.set()
+        self._opened.set()
+        self._let_go()
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread that runs the unit; embedded, also its tasks and with them the user's functions."""
+        return self._thread
+
+    @property
+    def underway(self) -> Underway | None:
+        """The batch that is being worked at; None between two batches."""
+        if (batch := self._batch) is None:
+            return None
+        if (output := self._outputs.at) is not None:
+            return Underway(*batch, f"output {output}")
+        slow = self._slow
+        line = slow.line if slow is not None and slow.task.batch == batch[0] else ""
+        return Underway(*batch, "its tasks", line)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; whether it has."""
         return self._ended.wait(timeout)
@@ -239,11 +303,14 @@ class UnitDriver:
         try:
             self._loop()
             self._finish()
+        except _Abandoned:
+            pass
         except ArrowStreamError as error:
-            self.error = error
+            self._fail(error)
         except BaseException as error:
-            self.error = BatchError(f"the driver of {self.unit.id} broke: {type(error).__name__}: {error}")
-            self.error.__cause__ = error
+            broken = BatchError(f"the driver of {self.unit.id} broke: {type(error).__name__}: {error}")
+            broken.__cause__ = error
+            self._fail(broken)
         finally:
             with contextlib.suppress(Exception):
                 self._carry_out(self._scheduler.abandon())
@@ -253,6 +320,12 @@ class UnitDriver:
             self._ended.set()
             self._opened.set()
             self._let_go()
+
+    def _fail(self, error: ArrowStreamError) -> None:
+        if self._abandoned:
+            return
+        self.error = error
+        self._on_failed(error)
 
     def _let_go(self) -> None:
         """Whoever waits for something of this unit need not any more."""
@@ -271,6 +344,7 @@ class UnitDriver:
 
     def _loop(self) -> None:
         while not self._through():
+            self._stay()
             due = self._scheduler.next_tick(self._clock.now())
             hurry = self._hurry()
             at_once = hurry and self._scheduler.idle and self._scheduler.ready(self._clock.now())
@@ -282,10 +356,16 @@ class UnitDriver:
                 self._hear(self._inbox.take_now())
             if self._questions.waiting and self._scheduler.idle:  # the state is that of the last batch
                 self._send(self._questions.ask(self._scheduler.placement, self._scheduler.committed))
-            self._carry_out(self._scheduler.tick(now, hurry=self._hurry()))
+            if self._stopping is None or self._stopping.drain or not self._scheduler.idle:  # else no further batch
+                self._carry_out(self._scheduler.tick(now, hurry=self._hurry()))
             self._repair()
             if not self._blocks.waiting and self._scheduler.idle and not self._turns.waiting():
                 self._flushes.answer()
+
+    def _stay(self) -> None:
+        """Raises where nobody waits for this unit any more."""
+        if self._abandoned:
+            raise _Abandoned
 
     def _hurry(self) -> bool:
         """Whether batches follow each other without waiting for the interval."""
@@ -336,6 +416,13 @@ class UnitDriver:
                     self._next_turn()
             case ReceiversSealed():
                 self._flushes.sealed(event.token, event.worker)
+            case TaskSlow():
+                self._slow = event
+                where = f", at {event.line}" if event.line else ""
+                self._note(
+                    f"batch {event.task.batch} has been under way on worker {event.worker} for "
+                    f"{event.seconds:.0f} s{where}; ctx.stop(graceful=False) gives it up"
+                )
             case StateShown():
                 self._questions.answered(event)
             case WorkerLost():
@@ -351,6 +438,8 @@ class UnitDriver:
                 self._send(self._flushes.ask([event], self._workers))
             case Question():
                 self._questions.put(event)
+            case _Leave():
+                self._stay()
             case _Refresh(table):
                 self._tables.ask(table)
 
@@ -428,9 +517,11 @@ class UnitDriver:
             return
         self._workers.remove(event.worker)
         self._gone.add(event.worker)
-        self._note(f"worker {event.worker} is lost ({event.reason}); {len(self._workers)} left")
+        doing = self._doing(event)
+        self._note(f"worker {event.worker} is lost ({event.reason}{doing}); {len(self._workers)} left")
+        self._blame_death(event, doing)
         if not self._workers:
-            raise ClusterError(f"all workers are lost; the last: {event.worker}, {event.reason}")
+            raise ClusterError(f"all workers are lost; the last: {event.worker}, {event.reason}{doing}")
         copies, gone = self._blocks.lost(event.worker, self._workers)
         self._send(copies)
         self._is_degraded(f"{event.worker} is lost")
@@ -451,6 +542,27 @@ class UnitDriver:
         self._questions.again()
         self._carry_out(self._scheduler.workers_changed(self._workers, gone))
 
+    def _doing(self, event: WorkerLost) -> str:
+        """What a worker that is lost was doing for this unit, for messages."""
+        if (at := event.at) is None or at.unit != self.unit.id:
+            return ""
+        where, written = step_name(self._program, at.step), self._program.steps[at.step].node.line
+        line = f", at {at.line}" if at.line else f", written at {written}" if written else ""
+        return f", in batch {at.batch}, {where}{line}"
+
+    def _blame_death(self, event: WorkerLost, doing: str) -> None:
+        """A step that ends the process in which it runs, and the next one too, is no accident of the machine."""
+        if not doing or not event.by_itself or event.at is None:
+            return
+        self._deaths.append(event.at.batch)
+        if self._deaths.count(event.at.batch) < FATAL_DEATHS and self._workers:
+            return
+        where = step_name(self._program, event.at.step)
+        raise BatchError(
+            f"batch {event.at.batch}: what it runs has ended {len(self._deaths)} worker process(es); the last: "
+            f"{event.worker}, {event.reason}{doing}"
+        ).located(batch_id=event.at.batch, where=where, line=event.at.line)
+
     def _worker_joined(self, event: WorkerJoined) -> None:
         if event.worker in self._workers or event.worker in self._gone:
             return
@@ -469,6 +581,7 @@ class UnitDriver:
         for instruction in instructions:
             match instruction:
                 case LogBatch(batch):
+                    self._batch = batch.id, time.monotonic()
                     self._log.allotted(batch)
                 case CommitBatch():
                     self._commit(instruction)
@@ -481,15 +594,25 @@ class UnitDriver:
 
     def _commit(self, order: CommitBatch) -> None:
         batch, done = order.batch, order.done
-        with self.instant:
-            self._outputs.commit(order, seen=True)
-            self._dead_letters.commit([task.rejects for task in done])
-        self._outputs.commit(order, seen=False)  # a slow function of the user holds up no query
+        self._stay()
+        try:
+            self._outputs.commit(order, repeatable=True)  # a slow function of the user holds up no query
+            self._stay()
+            with self.instant:
+                self._outputs.commit(order, repeatable=False)
+                self._dead_letters.commit([task.rejects for task in done])
+        except BaseException:
+            if not self._abandoned:
+                with contextlib.suppress(Exception):
+                    self._outputs.abandon(order)
+            raise
+        self._stay()
         self._log.committed(batch.id)
         after = self._scheduler.batch_committed()
         self._acknowledge_safe()
         self._acknowledge(_ends(batch.blocks))
         self._report(order)
+        self._batch = None
         self._carry_out(after)
 
     def _report(self, order: CommitBatch) -> None:
@@ -548,6 +671,8 @@ def _failure(order: FailUnit) -> ArrowStreamError:
         with contextlib.suppress(Exception):
             cause = pickle.loads(order.error)
     where = f"batch {order.batch_id}: " if order.batch_id is not None else ""
-    error = BatchError(f"{where}{order.reason}", order.batch_id)
+    error = BatchError(f"{where}{order.reason}").located(batch_id=order.batch_id)
+    if (place := order.place) is not None:
+        error.located(batch_id=order.batch_id, where=place.where, line=place.line, rows=place.rows)
     error.__cause__ = cause
     return error

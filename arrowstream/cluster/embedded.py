@@ -50,6 +50,9 @@ class EmbeddedCluster:
         if (executor := self._executors.pop(unit, None)) is not None:
             executor.close()
 
+    def kill(self) -> None:
+        """A thread cannot be ended."""
+
     def close(self) -> None:
         for unit in list(self._executors):
             self.stop_unit(unit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +20,7 @@ from arrowstream.blocks.store import BlockNotFoundError, BlockStore
 from arrowstream.clock import Clock
 from arrowstream.cluster.outlet import ReceiverEvents, ReceiverOutlet
 from arrowstream.connectors.source import SupportsBounded, batch_limit, joined
-from arrowstream.errors import StateError, WorkerLostError
+from arrowstream.errors import BatchError, StateError, WorkerLostError, failure_text
 from arrowstream.ids import BlockId, SourceId, UnitId, WorkerId
 from arrowstream.operators.changes import to_arrow
 from arrowstream.operators.compile import compile_unit
@@ -43,6 +42,7 @@ from arrowstream.schedule.ahead import ReadAhead
 from arrowstream.schedule.deadletters import dead_letters, late_letters, receipt_of
 from arrowstream.schedule.messages import (
     CommitState,
+    FaultPlace,
     RunTask,
     ShownTable,
     ShowState,
@@ -51,12 +51,14 @@ from arrowstream.schedule.messages import (
     TaskDone,
     TaskFailed,
     TaskId,
+    TaskSlow,
 )
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.task import run_task
 from arrowstream.settings import Settings, cores
 from arrowstream.state.changelog import ChangeLog
 from arrowstream.state.protocol import StateTable
+from arrowstream.usercode import line_of, told_trace
 
 Instruction: TypeAlias = (
     StartReceiver
@@ -79,6 +81,7 @@ Event: TypeAlias = (
     | ReceiversSealed
     | TaskDone
     | TaskFailed
+    | TaskSlow
     | StateShown
 )
 
@@ -136,8 +139,9 @@ class Executor:
         clock: Clock,
         neighbours: Neighbours,
         emit: Callable[[Event], None],
+        begins: Callable[[UnitId, int, int], None] | None = None,
     ) -> None:
-        self.worker = worker
+        self.worker, self._begins = worker, begins
         self._settings, self._clock, self._neighbours, self._emit = settings, clock, neighbours, emit
         self.store = BlockStore(settings.blocks)
         self.manager = BlockManager(worker, self.store, neighbours, settings.cluster.replication, settings.blocks, emit)
@@ -296,7 +300,7 @@ class Executor:
         except KeyboardInterrupt:  # Polars ends queries so, in any thread, where Ctrl-C is not the context's
             self._emit(TaskFailed(task, self.worker, "Ctrl-C ended a query of the task", retry=True))
         except BaseException as error:  # also a panic of a native library is an answer, never a hang
-            self._emit(TaskFailed(task, self.worker, _describe(error), retry=False, error=_pickled(error)))
+            self._emit(_failed(task, self.worker, error))
 
     def _prepare(self, run: _UnitRun, order: RunTask) -> Partition:
         """The task's partition, at the state of the last committed batch when a batch begins."""
@@ -322,6 +326,8 @@ class Executor:
         partition = run.owned.get(number)
         if partition is None:
             partition = Partition(number, run.partitions, run.program, run.unit)
+            if self._begins is not None:
+                partition.begins = partial(self._begins, run.unit.id)
             self._restore(run, partition, committed)
             run.owned[number] = partition
         return partition
@@ -338,7 +344,7 @@ class Executor:
                     shown.append(ShownTable(name, len(table), table.memory_bytes(), content))
             self._emit(StateShown(order.unit, self.worker, order.token, shown))
         except BaseException as error:
-            self._emit(StateShown(order.unit, self.worker, order.token, [], _describe(error)))
+            self._emit(StateShown(order.unit, self.worker, order.token, [], failure_text(error)))
 
     def _restore(self, run: _UnitRun, partition: Partition, committed: int) -> None:
         """Take over a partition: build its state from the copies kept here."""
@@ -419,10 +425,16 @@ def _part_id(task: TaskId, step: int, name: str, giver: int, to: int) -> BlockId
     return BlockId(f"{task.unit}/{task.batch}/{task.attempt}/{step}/{name}/{giver}>{to}")
 
 
-def _describe(error: BaseException) -> str:
-    last = traceback.extract_tb(error.__traceback__)
-    where = f" ({last[-1].filename}:{last[-1].lineno})" if last else ""
-    return f"{type(error).__name__}: {error}{where}"
+def _failed(task: TaskId, worker: WorkerId, error: BaseException) -> TaskFailed:
+    """The end of a task that no other attempt would help, with the cause as far as it can travel."""
+    if isinstance(error, BatchError) and error.__cause__ is not None:
+        place, reason, cause = FaultPlace(error.where, error.line, list(error.rows)), str(error), error.__cause__
+    else:
+        place, cause = FaultPlace(line=line_of(error)), error
+        reason = failure_text(error, line=place.line)
+    if trace := told_trace(cause):  # a traceback cannot be pickled
+        cause.add_note(f"It was raised here:\n{trace}")
+    return TaskFailed(task, worker, reason, retry=False, error=_pickled(cause), place=place)
 
 
 def _pickled(error: BaseException) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import secrets
 import select
 import subprocess
@@ -13,15 +14,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from itertools import count
 
-import cloudpickle
 import msgspec
 import pyarrow as pa
 import pyarrow.flight as flight
 
 from arrowstream.cluster.cluster import ClusterEvent, WorkerJoined, WorkerLost, WorkerNotReplaced
 from arrowstream.cluster.executor import Instruction
+from arrowstream.cluster.lastwords import LastWords, by_itself, ending, last_words, new_notebook
+from arrowstream.cluster.shipping import pickled
 from arrowstream.cluster.wire import WorkerConfig, call_options, decode_events, encode
 from arrowstream.errors import ClusterError, PlanError
 from arrowstream.ids import UnitId, WorkerId
@@ -67,6 +71,7 @@ class LocalCluster:
         self._replacement: _Process | None = None
         self._closed = False
         self._closing = threading.Event()
+        self._spawner = _Spawner()
 
     def start(self) -> None:
         with self._lock:
@@ -98,7 +103,7 @@ class LocalCluster:
 
     def start_unit(self, unit: Unit, partitions: int, deliver: Callable[[ClusterEvent], None]) -> None:
         try:
-            body = cloudpickle.dumps((unit, partitions))
+            body = pickled((unit, partitions))
         except Exception as error:  # pickling raises whatever it likes
             raise PlanError(
                 f"this plan cannot be sent to worker processes: {type(error).__name__}: {error}; make connections, "
@@ -132,6 +137,14 @@ class LocalCluster:
         for worker in workers:
             worker.act("end_unit", unit.encode())
 
+    def kill(self) -> None:
+        self._closing.set()
+        with self._lock:
+            self._closed = True  # none is replaced
+            processes = [*self._workers.values(), *([] if self._replacement is None else [self._replacement])]
+        for process in processes:
+            process.process.kill()
+
     def close(self) -> None:
         self._closing.set()
         self._lost.set()
@@ -142,11 +155,13 @@ class LocalCluster:
                 workers.append(self._replacement)  # it may still be starting
         for worker in workers:
             worker.close()
+        self._spawner.end()
 
     def _spawn(self) -> _Process:
         worker = WorkerId(f"worker-{next(self._numbers)}")
         share = max(1, cores() // max(1, self._settings.cluster.workers))
-        return _Process(WorkerConfig(worker, self._token, self._settings), threads=share)
+        config = WorkerConfig(worker, self._token, self._settings, new_notebook(), os.getpid())
+        return self._spawner.run(partial(_Process, config, threads=share))
 
     def _join(self, process: _Process) -> None:
         """Wait until a worker is up, take it in and hear its events."""
@@ -186,10 +201,13 @@ class LocalCluster:
             self._losses.append(time.monotonic())
             deliveries = [deliver for _, deliver in self._units.values()]
         code = process.close()
-        reason = f"process {process.process.pid} ended with {code}" if code is not None else reason
+        if code is not None:
+            reason = f"process {process.process.pid} ended with {code}"
+            reason += f", {ending(code)}" if code < 0 else ""
+        lost = WorkerLost(process.worker, reason, process.last_words(), by_itself(code))
         self._tell_peers()
         for deliver in deliveries:
-            deliver(WorkerLost(process.worker, reason))
+            deliver(lost)
         self._lost.set()
 
     def _watch(self) -> None:
@@ -244,6 +262,40 @@ class LocalCluster:
             deliver(WorkerJoined(process.worker))
 
 
+class _Spawner:
+    """Starts processes, all from one thread that lasts as long as they do.
+
+    The kernel ends a worker that asked for it (`die_with_parent`) when the thread is gone that started it.
+    """
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[tuple[Future[_Process], Callable[[], _Process]] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def run(self, start: Callable[[], _Process]) -> _Process:
+        """What `start` gives. Raises what it raises."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="spawning", daemon=True)
+                self._thread.start()
+        future: Future[_Process] = Future()
+        self._work.put((future, start))
+        return future.result()
+
+    def end(self) -> None:
+        """All processes have ended."""
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, start = work
+            try:
+                future.set_result(start())
+            except BaseException as error:
+                future.set_exception(error)
+
+
 class _Process:
     """One worker process and the calls to it."""
 
@@ -252,7 +304,8 @@ class _Process:
         self.location = ""
         self.heard = time.monotonic()
         """When it last said something."""
-        self._token = config.token
+        self._token, self._notebook = config.token, config.notebook
+        self._said: LastWords | None = None
         self._client: flight.FlightClient | None = None
         # -m puts the working directory on the path; the driver's whole path comes along, for the user's modules.
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -312,6 +365,10 @@ class _Process:
         results = self._client.do_action(flight.Action("events", b""), call_options(self._token))
         return (result.body.to_pybytes() for result in results)
 
+    def last_words(self) -> LastWords | None:
+        """What it was doing when it died, once it has been closed."""
+        return self._said
+
     def close(self) -> int | None:
         """End the process, by force if it takes long; its exit code."""
         if self.process.stdin is not None:
@@ -324,4 +381,5 @@ class _Process:
         code = self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+        self._said = last_words(self._notebook) or self._said
         return code

@@ -18,11 +18,14 @@ _HEADER = "authorization"
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
-    """The first line a worker process reads: who it is, and the token without which it answers nobody."""
+    """The first line a worker process reads: who it is, the token without which it answers nobody, the file for its
+    last words, and the process that has started it."""
 
     worker: WorkerId
     token: str
     settings: Settings
+    notebook: str
+    parent: int
 
 
 class StateHeader(msgspec.Struct, frozen=True):

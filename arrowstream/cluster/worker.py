@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import cloudpickle
@@ -22,6 +23,7 @@ from arrowstream.blocks.messages import DropBlocks
 from arrowstream.blocks.store import BlockNotFoundError
 from arrowstream.clock import SystemClock
 from arrowstream.cluster.executor import Event, Executor, StateCopy
+from arrowstream.cluster.lastwords import Notebook, die_with_parent
 from arrowstream.cluster.neighbours import NOT_FOUND, TAKEN, FlightNeighbours
 from arrowstream.cluster.wire import (
     StateHeader,
@@ -33,7 +35,8 @@ from arrowstream.cluster.wire import (
 )
 from arrowstream.errors import ArrowStreamError
 from arrowstream.ids import BlockId, UnitId, WorkerId
-from arrowstream.schedule.messages import CommitState, RunTask, ShowState
+from arrowstream.schedule.messages import CommitState, RunTask, ShowState, TaskSlow
+from arrowstream.usercode import running_line
 
 HEARTBEAT_SECONDS = 1.0
 """How often a worker without news says that it is there."""
@@ -50,8 +53,12 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
         super().__init__("grpc://127.0.0.1:0", middleware={"token": TokenFactory(config.token)})
         self._neighbours = FlightNeighbours(config.worker, config.token)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._executor = Executor(config.worker, config.settings, SystemClock(), self._neighbours, self._events.put)
+        self._notebook = Notebook(config.notebook)
+        self._executor = Executor(
+            config.worker, config.settings, SystemClock(), self._neighbours, self._events.put, self._notebook.note
+        )
         self._tasks: dict[UnitId, _TaskThread] = {}
+        self._slow = config.settings.batches.slow
 
     def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[bytes]:
         body = action.body.to_pybytes()
@@ -62,7 +69,7 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
                 return self._stream_events()
             case "unit":
                 unit, partitions = cloudpickle.loads(body)
-                self._tasks[unit.id] = _TaskThread(self._executor)
+                self._tasks[unit.id] = _TaskThread(self._executor, self._slow, self._notebook)
                 self._executor.start_unit(unit, partitions)
             case "end_unit":
                 unit_id = UnitId(body.decode())
@@ -134,7 +141,7 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def _stream_events(self) -> Iterator[bytes]:
         while True:
-            events = []
+            events: list[Event] = [slow for tasks in list(self._tasks.values()) if (slow := tasks.slow()) is not None]
             try:
                 events.append(self._events.get(timeout=HEARTBEAT_SECONDS))
                 while len(events) < 100:
@@ -147,10 +154,13 @@ class WorkerServer(flight.FlightServerBase):  # type: ignore[misc]
 class _TaskThread:
     """Runs a unit's tasks in the order in which they were ordered."""
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    def __init__(self, executor: Executor, slow: float, notebook: Notebook) -> None:
+        self._executor, self._slow, self._notebook = executor, slow, notebook
         self._orders: queue.SimpleQueue[RunTask | CommitState | ShowState | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="tasks", daemon=True).start()
+        self._now: tuple[RunTask, float] | None = None
+        self._limit = slow
+        self._thread = threading.Thread(target=self._run, name="tasks", daemon=True)
+        self._thread.start()
 
     def put(self, order: RunTask | CommitState | ShowState) -> None:
         self._orders.put(order)
@@ -158,13 +168,34 @@ class _TaskThread:
     def end(self) -> None:
         self._orders.put(None)
 
+    def slow(self) -> TaskSlow | None:
+        """That the task under way takes long, and where it is; once it has taken so long, and twice, and so on."""
+        if (now := self._now) is None:
+            return None
+        order, since = now
+        seconds = time.monotonic() - since
+        if seconds < self._limit:
+            return None
+        self._limit = 2 * seconds
+        return TaskSlow(order.task, self._executor.worker, seconds, running_line([self._thread.ident]))
+
     def _run(self) -> None:
         while (order := self._orders.get()) is not None:
+            if not isinstance(order, RunTask):
+                self._executor.handle(order)
+                continue
+            self._limit, self._now = self._slow, (order, time.monotonic())
+            die_with_parent(True)
             self._executor.handle(order)
+            die_with_parent(False)
+            self._notebook.note("", 0, 0)
+            self._now = None
 
 
 def main() -> None:
     config = msgspec.msgpack.decode(bytes.fromhex(sys.stdin.readline()), type=WorkerConfig)
+    if os.getppid() != config.parent:
+        os._exit(0)  # the driver went while this process was starting
     server = WorkerServer(config)
     try:
         sys.stdout.write(f"{server.port}\n")

@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 
 from arrowstream.connectors.changes import ChangeBatch, ChangeKind
+from arrowstream.connectors.retries import Retries
 from arrowstream.connectors.view import TableView
 
 
@@ -107,6 +108,14 @@ class SupportsView(Protocol):
 
     def view(self) -> TableView:
         """The output as it stands after the last whole batch. Called from any thread."""
+
+
+@runtime_checkable
+class SupportsRetries(Protocol):
+    """A committer that says itself how often a commit that failed is tried again."""
+
+    @property
+    def retries(self) -> Retries: ...
 
 
 @runtime_checkable

@@ -167,6 +167,15 @@ class SupportsRejects(Protocol):
 
 
 @runtime_checkable
+class SupportsFailure(Protocol):
+    """A source that the program itself feeds, and that can refuse what nobody will read."""
+
+    def run_failed(self, reason: str | None) -> None:
+        """The run that reads this source has failed, and why; None: a run begins that reads it. From any thread, in the
+        process where the source was made."""
+
+
+@runtime_checkable
 class SupportsBounded(Protocol):
     """A source that can say: what there is now, then end (`ctx.run()`)."""
 

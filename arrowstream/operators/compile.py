@@ -70,6 +70,8 @@ class _Builder:
     marks: dict[Watermark, int] = field(default_factory=dict)
     needs: Mapping[Node, frozenset[str]] = field(default_factory=dict)
     ordered: bool = False
+    node: Node | None = None
+    """The one that steps are being made for."""
 
     def mark(self, time: EventTime) -> Mark:
         """The event time of a node, for an operator."""
@@ -129,7 +131,8 @@ class _Builder:
         """A step, in the latest of its inputs' stages unless said otherwise; its number."""
         if stage is None:
             stage = max((self.steps[number].stage for number in inputs), default=0)
-        self.steps.append(ProgramStep(len(self.steps), stage, inputs, work, shared))
+        assert self.node is not None
+        self.steps.append(ProgramStep(len(self.steps), stage, inputs, work, shared, self.node))
         return len(self.steps) - 1
 
 
@@ -162,6 +165,7 @@ def compile_unit(unit: Unit) -> Program:
     builder.marks = {node: number for number, node in enumerate(watermarks(unit))}
     builder.needs = required(unit.outputs)
     for node in nodes:
+        builder.node = node
         builder.made[node] = _compile(node, builder)
     stages = 1 + max(step.stage for step in builder.steps)
     keepers = {at: node for node, at in builder.made.items() if isinstance(builder.steps[at].work, Stateful)}
@@ -213,7 +217,7 @@ def _(node: Sql, to: _Builder) -> int:
 
 @_compile.register
 def _(node: MapBatches, to: _Builder) -> int:
-    make = partial(MapBatchesOperator, node.function, node.schema)
+    make = partial(MapBatchesOperator, node.function, node.schema, node.retries)
     return to.add(Transform(make), *_inputs(node, to), shared=_shared(node, to))
 
 

@@ -124,13 +124,15 @@ Work: TypeAlias = Scan | Observe | Transform | Partial | Stateful | Write
 
 @dataclass(frozen=True, slots=True)
 class ProgramStep:
-    """`inputs` are numbers of earlier steps; `shared` where more than one step reads the result."""
+    """`inputs` are numbers of earlier steps; `shared` where more than one step reads the result. `node` is the one of
+    the plan that it belongs to."""
 
     number: int
     stage: int
     inputs: tuple[int, ...]
     work: Work
     shared: bool
+    node: Node
 
 
 @dataclass(frozen=True, slots=True)

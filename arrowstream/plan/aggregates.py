@@ -407,5 +407,5 @@ def _assembled(
         # A group of nothing, so that functions are really called.
         output = plan.final(pl.Schema({**keys, **kept}).to_frame().clear(1)).drop(TOO_LARGE, strict=False).schema
     except PANIC as error:
-        raise plan_error(error, keys, "the results of agg") from error
+        raise plan_error(error, keys, "the results of agg") from None
     return replace(plan, output=output)

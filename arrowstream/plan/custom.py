@@ -195,7 +195,7 @@ def custom(payload: bytes, operands: Sequence[Operand]) -> tuple[Custom, Mapping
     except NotRowLocalError as error:
         raise PlanError(f"aggregate: {name}.final must work on the parts of each group alone: {error}") from error
     except PANIC as error:
-        raise plan_error(error, values, f"the values of {name}") from error
+        raise plan_error(error, values, f"the values of {name}") from None
     return Custom(operands[0], tuple(operands[1:]), payload, tuple(parts.items())), nothing
 
 

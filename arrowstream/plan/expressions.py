@@ -22,7 +22,7 @@ import msgspec
 import polars as pl
 import polars.selectors as cs
 
-from arrowstream.errors import PlanError, unknown_column
+from arrowstream.errors import PlanError, kind_of, unknown_column
 
 PANIC = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What Polars raises; a panic is a BaseException and must never reach a user."""
@@ -211,11 +211,11 @@ def as_expressions(exprs: Sequence[Any], named: Mapping[str, Any]) -> list[pl.Ex
 
 
 def resolve(plan: pl.LazyFrame, schema: pl.Schema, where: str = "the frame") -> pl.Schema:
-    """The schema of a plan over `schema`, with Polars' errors in our words and their cause chained."""
+    """The schema of a plan over `schema`, with Polars' errors in our words, and without its forty lines."""
     try:
         return plan.collect_schema()
     except PANIC as error:
-        raise plan_error(error, schema, where) from error
+        raise plan_error(error, schema, where) from None
 
 
 def plan_error(error: BaseException, schema: pl.Schema, where: str = "the frame") -> PlanError:
@@ -279,9 +279,23 @@ def _outline(node: Node) -> Iterator[str]:
 
 
 def _as_expression(value: Any) -> pl.Expr:
+    if isinstance(value, Mapping):
+        raise PlanError(f"a dict is no expression: {_instead_of_dict(value)}")
+    if type(value).__module__.partition(".")[0] == "pandas":
+        raise PlanError(f"{kind_of(value)} is no expression")
     if isinstance(value, pl.Expr):
         return value
     return pl.col(value) if isinstance(value, str) else pl.lit(value)
+
+
+def _instead_of_dict(value: Mapping[Any, Any]) -> str:
+    """What to write for the dicts that pandas and Spark take: `agg({"v": "sum"})`."""
+    for name, how in value.items():
+        first = how if isinstance(how, str) else how[0] if isinstance(how, list | tuple) and how else None
+        if isinstance(name, str) and isinstance(first, str):
+            method = {"avg": "mean", "count": "count", "nunique": "n_unique", "size": "len"}.get(first, first)
+            return f'write pl.col("{name}").{method}() in place of {{{name!r}: {how!r}}}'
+    return "write name=expression, or expression.alias(name)"
 
 
 def _named(

@@ -71,7 +71,7 @@ def output_schema(method: str, args: Sequence[Any], kwargs: Mapping[str, Any], s
         promised = plan.collect_schema()
         found = plan.collect().schema
     except PANIC as error:
-        raise plan_error(error, schema, f"the input of {method}") from error
+        raise plan_error(error, schema, f"the input of {method}") from None
     except Exception as error:
         # A wrong argument, or a function of the user's that cannot take an empty column.
         raise PlanError(f"{method} failed on an empty frame of {_columns(schema)}: {error}") from error
@@ -158,6 +158,11 @@ def _cast(method: str, args: tuple[Any, ...], kwargs: dict[str, Any], schema: pl
 
 
 _ORDER = Refused("the position of a row depends on how the stream is cut", BY_SQL)
+_FEW = Refused(
+    "which rows are first depends on how the stream is cut",
+    "top_k(k, by=...) for the best, preview(...) for a look, or an output asked by SQL: "
+    "ctx.sql('SELECT * FROM rows LIMIT 10')",
+)
 _NEIGHBOURS = Refused("a row's neighbours may be in another batch", BY_SQL)
 _SORTED = Refused(
     "a stream has no first row until it has ended",
@@ -206,7 +211,7 @@ METHODS: Mapping[str, Rows | Node | Refused] = MappingProxyType(
         "gather_every": _ORDER,
         "group_by": Node("frame.group_by(...).agg(...)"),
         "group_by_dynamic": Node("frame.group_by_dynamic(...).agg(...)"),
-        "head": _ORDER,
+        "head": _FEW,
         "inspect": Refused("it would print every batch", "preview(...), or .write.console()"),
         "interpolate": _NEIGHBOURS,
         "join": Node("frame.join(other, on=...)"),
@@ -214,7 +219,7 @@ METHODS: Mapping[str, Rows | Node | Refused] = MappingProxyType(
         "join_where": Node("frame.join_where(other, predicate, ...)"),
         "last": _ORDER,
         "lazy": _LOCAL,
-        "limit": _ORDER,
+        "limit": _FEW,
         "map_batches": Node("frame.map_batches(function), where you vouch that it works row by row"),
         "match_to_schema": Rows(_match),
         "max": _AGG,

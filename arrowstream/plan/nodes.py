@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from arrowstream.connectors.changes import ChangeKind
+from arrowstream.connectors.retries import NO_RETRIES, Retries
 from arrowstream.connectors.sink import Sink
 from arrowstream.connectors.source import Source
 from arrowstream.plan.aggregates import Decomposition
@@ -22,11 +23,13 @@ from arrowstream.plan.eventtime import Course, EventTime, show_ticks
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node(ABC):
-    """A step of the plan. `schema` are its columns, `kind` the changes it gives, `time` the event time of its rows."""
+    """A step of the plan. `schema` are its columns, `kind` the changes it gives, `time` the event time of its rows;
+    `line` is that of the user's code which made it."""
 
     schema: pl.Schema
     kind: ChangeKind
     time: EventTime | None = None
+    line: str = ""
 
     @property
     @abstractmethod
@@ -51,6 +54,7 @@ class Step:
     method: str
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    line: str = field(default="", compare=False)
 
     def __call__(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         result: pl.LazyFrame = getattr(frame, self.method)(*self.args, **self.kwargs)
@@ -154,6 +158,7 @@ class MapBatches(Node):
 
     input: Node
     function: Callable[[pl.DataFrame], pl.DataFrame]
+    retries: Retries = NO_RETRIES
 
     @property
     def inputs(self) -> tuple[Node, ...]:

@@ -8,13 +8,15 @@ from typing import Final, TypeAlias
 
 import polars as pl
 
-from arrowstream.errors import PlanError
+from arrowstream.connectors.retries import NO_RETRIES, Retries
+from arrowstream.errors import PlanError, kind_of
 from arrowstream.names import inner
 from arrowstream.plan.expressions import Call, Column, build, columns, expand, parse, walk
 from arrowstream.plan.expressions import Node as Tree
 from arrowstream.plan.groupwise import TOO_LARGE
 from arrowstream.plan.nodes import Node
 from arrowstream.plan.rowlocal import check_row_local
+from arrowstream.usercode import point_at
 
 Whole: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 """From all rows of some groups, in order of arrival, to what these groups give."""
@@ -99,6 +101,7 @@ class MapGroups:
     keys: tuple[str, ...]
     function: Callable[[pl.DataFrame], pl.DataFrame]
     output: pl.Schema
+    retries: Retries = NO_RETRIES
 
     def __call__(self, rows: pl.LazyFrame) -> pl.LazyFrame:
         groups = rows.collect().partition_by(self.keys, maintain_order=True)
@@ -106,9 +109,13 @@ class MapGroups:
         return (pl.concat(made) if made else self.output.to_frame()).lazy()
 
     def _one(self, group: pl.DataFrame) -> pl.DataFrame:
-        found = self.function(group)
+        try:
+            found = self.retries.call(self.function, group)
+        except Exception as error:
+            point_at(error, group)
+            raise
         if not isinstance(found, pl.DataFrame):
-            raise PlanError(f"map_groups: the function gave {type(found).__name__}, it must give a DataFrame")
+            raise PlanError(f"map_groups: the function gave {kind_of(found)}, it must give a Polars DataFrame")
         if found.schema != self.output:
             raise PlanError(f"map_groups: the function gave {dict(found.schema)}, the schema is {dict(self.output)}")
         return found

@@ -37,7 +37,7 @@ def check_row_sql(statement: str) -> None:
     except sqlglot.errors.ParseError as error:
         first = error.errors[0] if error.errors else {}
         where = f" at line {first['line']}, column {first['col']}" if "line" in first else ""
-        raise PlanError(f"frame.sql: {first.get('description') or error}{where}: {statement!r}") from error
+        raise PlanError(f"frame.sql: {first.get('description') or error}{where}: {statement!r}") from None
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):
         raise PlanError('frame.sql takes one statement of the form "SELECT ... FROM self [WHERE ...]"')
     tree = trees[0]

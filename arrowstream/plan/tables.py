@@ -119,6 +119,6 @@ def as_table(other: object) -> Table | None:
             try:
                 schema = pl.scan_parquet(str(other)).collect_schema()
             except (pl.exceptions.PolarsError, OSError) as error:
-                raise PlanError(f"join: {str(other)!r} cannot be read as Parquet: {error}") from error
+                raise PlanError(f"join: {str(other)!r} cannot be read as Parquet: {error}") from None
             return Table(ParquetRead(str(other)), schema, Path(str(other)).name)
     return None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import queue
 import threading
+import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Final
 
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.ids import BlockId, SourceId
@@ -15,6 +18,9 @@ from arrowstream.schedule.messages import TaskBlock
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.passed import Passed, anytime
 from arrowstream.schedule.stage import StagePass
+
+CLOSE_SECONDS: Final = 5.0
+"""How long the end of a run waits for blocks that are being read."""
 
 
 @dataclass(slots=True)
@@ -33,7 +39,15 @@ class ReadAhead:
     def __init__(self, partition: Partition, threads: int, max_bytes: int) -> None:
         self._partition, self._max_bytes = partition, max_bytes
         self._most = threads * max(len(partition.sources), 1)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="arrowstream-ahead")
+        # Not a pool of `concurrent.futures`: Python waits for its threads at the end of the program, also for one that
+        # does not come back from a function of the user.
+        self._work: queue.SimpleQueue[tuple[Future[Passed], BlockInfo] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"arrowstream-ahead-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
         self._lock = threading.Lock()
         self._offered: dict[BlockId, BlockInfo] = {}
         self._order: list[tuple[int, SourceId, str, BlockId]] = []
@@ -77,11 +91,17 @@ class ReadAhead:
             self._go()
 
     def close(self) -> None:
-        """Begin nothing more, and wait for what has begun."""
+        """Begin nothing more, and wait for what has begun, but not for ever."""
         with self._lock:
             self._closed = True
             self._offered.clear()
-        self._pool.shutdown(cancel_futures=True)
+            for going in self._going.values():
+                going.future.cancel()
+        for _ in self._threads:
+            self._work.put(None)
+        until = time.monotonic() + CLOSE_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
         self._going.clear()
 
     def _go(self) -> None:
@@ -93,8 +113,19 @@ class ReadAhead:
                 if ahead and ahead + info.nbytes > self._max_bytes:
                     return
                 del self._offered[info.id]
-                self._going[info.id] = _Going(self._pool.submit(self._pass, info), info.nbytes)
+                future: Future[Passed] = Future()
+                self._work.put((future, info))
+                self._going[info.id] = _Going(future, info.nbytes)
             heapq.heappop(self._order)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, info = work
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._pass(info))
+                except BaseException as error:  # whoever takes the block runs it again, and tells
+                    future.set_exception(error)
 
     def _pass(self, info: BlockInfo) -> Passed:
         moment = anytime(self._partition.marks)

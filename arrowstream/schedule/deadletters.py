@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -13,6 +15,7 @@ from arrowstream.connectors.changes import ChangeBatch
 from arrowstream.connectors.sink import Receipt
 from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.connectors.view import TableView
+from arrowstream.errors import SHOWN_CHARACTERS
 from arrowstream.operators.moment import Late
 
 DEAD_LETTERS = "dead_letters"
@@ -121,7 +124,7 @@ def _plain(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 class DeadLetters:
-    """The dead letters of a context's units; any thread may read."""
+    """The dead letters of a context's units; any thread may read and ask for news."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -129,21 +132,109 @@ class DeadLetters:
         self._kept = 0
         self.total = 0
         """Dead letters since the start, also those no longer kept."""
+        self._reasons: Counter[str] = Counter()
+        self._first: pa.Table | None = None
+        self._since: float | None = None
+        self._told = 0
+        self._told_at: float | None = None
 
     def commit(self, receipts: Sequence[Receipt]) -> None:
         """Take in those of a committed batch."""
-        tables = [changes.rows for receipt in receipts for changes in receipt.changes]
+        tables = [changes.rows for receipt in receipts for changes in receipt.changes if changes.num_rows]
+        if not tables:
+            return
         with self._lock:
             for table in tables:
                 self._tables.append(table)
                 self._kept += table.num_rows
                 self.total += table.num_rows
+                self._count(table)
+            self._first = self._first or tables[0].slice(0, 1)
             while self._kept > KEPT_ROWS and len(self._tables) > 1:
                 self._kept -= self._tables.popleft().num_rows
+
+    def _count(self, table: pa.Table) -> None:
+        counted = pl.Series("reason", table.column("reason")).value_counts(sort=True)
+        for reason, count in counted.head(KEPT_REASONS).iter_rows():
+            known = reason is not None and (reason in self._reasons or len(self._reasons) < KEPT_REASONS)
+            self._reasons[reason if known else ""] += count
+        self._reasons[""] += int(counted["count"].slice(KEPT_REASONS).sum())
+        self._reasons += Counter()  # without those that are none
 
     def view(self) -> TableView:
         with self._lock:
             return TableView(DEAD_LETTER_SCHEMA, tuple(self._tables))
+
+    def news(self, now: float, *, last: bool = False) -> str | None:
+        """One line that says how many there are, why, and shows the first, if more have come since the line before.
+
+        While it runs at most every `NEWS_SECONDS`, and not for what came just now: a short run says it once, at its
+        `last`. `now` in seconds of a clock that goes steadily.
+        """
+        with self._lock:
+            if self.total == self._told or self._first is None:
+                return None
+            self._since = now if self._since is None else self._since
+            early = now - self._since < FIRST_NEWS_SECONDS
+            if not last and (early or (self._told_at is not None and now - self._told_at < NEWS_SECONDS)):
+                return None
+            self._told, self._told_at = self.total, now
+            return _sentence(self.total, self._reasons, self._first.to_pylist()[0])
+
+
+KEPT_REASONS = 1000
+"""Different reasons that are counted apart; each may hold a value of its record."""
+
+FIRST_NEWS_SECONDS = 1.0
+"""How long after the first dead letter a running context says so."""
+
+NEWS_SECONDS = 60.0
+"""How often a running context says that there are more."""
+
+_SHOWN_REASONS = 3
+_VALUES = re.compile(r"""'[^']*'|"[^"]*"|\b\d[\d.,:]*""")
+
+
+def _sentence(total: int, reasons: Counter[str], first: dict[str, Any]) -> str:
+    if len(reasons) > _SHOWN_REASONS:  # with the values of records in them: by what they have in common
+        common: Counter[str] = Counter()
+        for reason, count in reasons.items():
+            common[_VALUES.sub("…", reason)] += count
+        reasons = common
+    shown = [
+        f"{count:,} × {_short(reason or 'other reasons')}" for reason, count in reasons.most_common(_SHOWN_REASONS)
+    ]
+    if len(reasons) > _SHOWN_REASONS:
+        shown.append(f"{total - sum(count for _, count in reasons.most_common(_SHOWN_REASONS)):,} others")
+    them = "row is" if total == 1 else "rows are"
+    place = letter_place(first)
+    example = _short(decoded(first["raw"]))
+    return (
+        f"dead letters: {total:,} {them} in no result: {'; '.join(shown)}; the first, of {place}: {example} "
+        "(all are in ctx.dead_letters)"
+    )
+
+
+def letter_place(letter: Mapping[str, Any]) -> str:
+    """Where a dead letter came from: its source, and its place in a file where it is known."""
+    place = str(letter["source"] or "several sources")
+    if letter["path"] is not None:
+        place += f", {letter['path']}"
+    elif letter["split"] not in (None, "", letter["source"]):
+        place += f", {letter['split']}"
+    if letter["line"] is not None:
+        return f"{place}, line {letter['line']}"
+    return place if letter["offset"] is None else f"{place}, byte {letter['offset']}"
+
+
+def decoded(raw: bytes | None) -> str:
+    """The bytes of a record as text on one line; what is no UTF-8, or cannot be printed, is escaped."""
+    text = (raw or b"").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 def receipt_of(tables: Sequence[pa.Table]) -> Receipt:

@@ -77,15 +77,33 @@ class TaskDone(msgspec.Struct, frozen=True, tag=True):
     stats: TaskStats
 
 
+class FaultPlace(msgspec.Struct, frozen=True):
+    """Where an error came from: node or output, the line of the user's code, rows as JSON."""
+
+    where: str = ""
+    line: str = ""
+    rows: list[str] = []
+
+
 class TaskFailed(msgspec.Struct, frozen=True, tag=True):
     """A task broke. `retry` where another attempt may help (something was lost on the way); `error` is the
-    pickled exception, `reason` its text."""
+    pickled exception, `reason` its text, `place` where it came from."""
 
     task: TaskId
     worker: WorkerId
     reason: str
     retry: bool
     error: bytes | None = None
+    place: FaultPlace | None = None
+
+
+class TaskSlow(msgspec.Struct, frozen=True, tag=True):
+    """A task has been running for so many seconds, and is at this line of the user's code now (empty: in none)."""
+
+    task: TaskId
+    worker: WorkerId
+    seconds: float
+    line: str
 
 
 class CommitState(msgspec.Struct, frozen=True, tag=True):
@@ -151,3 +169,4 @@ class FailUnit(msgspec.Struct, frozen=True):
     batch_id: int | None
     reason: str
     error: bytes | None = None
+    place: FaultPlace | None = None

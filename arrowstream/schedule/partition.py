@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import polars as pl
@@ -36,6 +36,8 @@ class Partition:
 
     def __init__(self, number: int, partitions: int, program: Program, unit: Unit) -> None:
         self.number, self.partitions, self.program = number, partitions, program
+        self.begins: Callable[[int, int], None] = lambda batch, step: None
+        """Called with the batch and the number of each step that begins."""
         self.names: Mapping[SourceId, str] = {source: node.name for source, node in unit.sources}
         self.sources: Mapping[SourceId, Source] = {source: node.source for source, node in unit.sources}
         self.sinks: Sequence[Sink] = [output.sink for output in unit.outputs]

@@ -187,7 +187,7 @@ class BatchScheduler:
         if not self._current(event.task):
             return []
         if not event.retry:
-            return [FailUnit(event.task.batch, event.reason, event.error)]
+            return [FailUnit(event.task.batch, event.reason, event.error, event.place)]
         if self._attempt == 0:
             return self._again(event.reason)
         if self._again_at is None:

@@ -9,9 +9,10 @@ from typing import TypeAlias
 import polars as pl
 import pyarrow as pa
 
+from arrowstream.blocks.store import BlockNotFoundError
 from arrowstream.connectors.source import SupportsRange, joined
 from arrowstream.engine import engine
-from arrowstream.errors import SourceError
+from arrowstream.errors import SourceError, WorkerLostError
 from arrowstream.frames import rows_where
 from arrowstream.ids import SourceId
 from arrowstream.names import inner
@@ -20,6 +21,7 @@ from arrowstream.operators.moment import Moment
 from arrowstream.operators.program import Observe, Partial, ProgramStep, Scan, Stateful, Transform, Write
 from arrowstream.plan.eventtime import ticks, ticks_of
 from arrowstream.plan.nodes import SourceNode
+from arrowstream.schedule.blame import blamed
 from arrowstream.schedule.messages import TaskBlock
 from arrowstream.schedule.partition import Partition
 from arrowstream.schedule.passed import Passed, Seen, anytime, latest
@@ -58,7 +60,7 @@ class StagePass:
             if sources and not partition.feeding[step.number] & sources:
                 self._give_nothing(step)
             else:
-                self._step(step, blocks)
+                self._blamed_step(step, blocks)
         found.turned_away = self._moment.turned_away
         return found
 
@@ -71,6 +73,16 @@ class StagePass:
                 self._found.frames[at] = frame
         if isinstance(step.work, Write):
             self._found.writes[step.work.output] = nothing.writes[step.work.output]
+
+    def _blamed_step(self, step: ProgramStep, blocks: Sequence[TaskBlock]) -> None:
+        """Run a step; what it raises says in which node, at which line and with which rows."""
+        self._partition.begins(self._moment.batch, step.number)
+        try:
+            self._step(step, blocks)
+        except (WorkerLostError, BlockNotFoundError, KeyboardInterrupt):  # the task can be run again
+            raise
+        except BaseException as error:  # a panic of a native library is none of `Exception`
+            raise blamed(error, self._partition, step, self._found.values, self._moment) from error
 
     def _step(self, step: ProgramStep, blocks: Sequence[TaskBlock]) -> None:
         values = self._found.values

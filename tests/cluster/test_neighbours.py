@@ -41,7 +41,7 @@ class Copied:
 
 def server_of(spill: Path, port: int = 0) -> WorkerServer:
     settings = Settings(BlockSettings(memory=1, spill=str(spill)))
-    return WorkerServer(WorkerConfig(OTHER, "token", settings))
+    return WorkerServer(WorkerConfig(OTHER, "token", settings, "", 0))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from books import info
 
 from arrowstream.blocks.block import Block
 from arrowstream.blocks.store import BlockNotFoundError
+from arrowstream.cluster.lastwords import new_notebook
 from arrowstream.cluster.neighbours import SUSPECT_SECONDS, FlightNeighbours
 from arrowstream.cluster.wire import WorkerConfig
 from arrowstream.cluster.worker import WorkerServer
@@ -41,7 +43,7 @@ class Copied:
 
 def server_of(spill: Path, port: int = 0) -> WorkerServer:
     settings = Settings(BlockSettings(memory=1, spill=str(spill)))
-    return WorkerServer(WorkerConfig(OTHER, "token", settings, "", 0))
+    return WorkerServer(WorkerConfig(OTHER, "token", settings, new_notebook(), os.getpid()))
 
 
 @pytest.fixture

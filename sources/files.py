@@ -353,8 +353,7 @@ class FileSource:
             return polars_schema(make_format(self.format, schema, **self._options).schema)
         if self.format != "csv":
             self._options.setdefault("strict", False)
-        guess = make_format(self.format, self._guess_schema(), **self._options)
-        return self._with_partitions(polars_schema(guess.schema))
+        return self._with_partitions(polars_schema(self._guess_schema()))
 
     def _guess_schema(self) -> SchemaLike:
         if self._infer_rows is not None and self._infer_rows < 1:

@@ -120,6 +120,17 @@ def test_a_file_whose_partition_is_none_of_the_type_is_a_bad_file(tmp_path: Path
     assert [letter["path"] for batch in refused for letter in batch.to_pylist()] == [str(tmp_path / "k=one/a.parquet")]
 
 
+@pytest.mark.parametrize("ending", ["parquet", "csv", "ndjson"])
+def test_new_columns_are_rescued_beside_partitions(tmp_path: Path, ending: str) -> None:
+    """The directory's value holds, and is no new column."""
+    options = {"has_header": True} if ending == "csv" else {}
+    tree(tmp_path, ending, **{"k=1": [1]})
+    source = FileSource(tmp_path, ending, new_columns="rescue", **options)  # type: ignore[arg-type]
+    assert source.schema.names == ["n", "k", "_rescued"]
+    with reading(source.bounded()) as reader:
+        assert polled(source, reader, None).rows() == [(1, 1, None)]
+
+
 def test_text_has_the_partitions_beside_its_line(tmp_path: Path) -> None:
     (tmp_path / "host=web-1").mkdir()
     (tmp_path / "host=web-1" / "access.log.1").write_text("GET /\n")

@@ -16,6 +16,7 @@ import pytest
 import arrowstream as ars
 from arrowstream.connectors.source import Offset, Reader
 from arrowstream.errors import PlanError, SourceError
+from arrowstream.sources._tail import TailReader
 from arrowstream.sources.files import FileSource
 from arrowstream.testing.source_suite import SourceSuite, Supply, polled, reading
 from tests.sources.test_files import rejects
@@ -327,12 +328,13 @@ class _Program:
         self.written += count
 
     def read(self) -> None:
-        """All that has come by a second look."""
-        for _ in range(2):
-            while (rows := self.reader.poll(0.002)) is not None:
-                assert isinstance(rows, pa.RecordBatch)
+        """All that is there now, and what a look finds."""
+        assert isinstance(self.reader, TailReader)
+        for _ in range(3):
+            while (rows := self.reader.poll(0)) is not None:
                 self.seen += rows["n"].to_pylist()
                 self._memory = self.source.remembered(self._memory, self.reader.position())
+            self.reader._look()  # now, and not when the clock says so
 
 
 def test_a_context_follows_a_log(tmp_path: Path) -> None:

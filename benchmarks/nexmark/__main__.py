@@ -108,9 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.set_defaults(call=compare)
 
     options = parser.parse_args(arguments)
-    logging.getLogger("arrowstream").setLevel(logging.ERROR)  # that some state has no bound is known here
     options.call(options)
 
 
 if __name__ == "__main__":
+    logging.getLogger("arrowstream").setLevel(logging.ERROR)  # that some state has no bound is known here
     main()

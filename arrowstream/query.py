@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from arrowstream.catalog import Catalog, unknown_table
 from arrowstream.connectors.database import DatabaseHeldError, hub, literal, quoted
+from arrowstream.connectors.plain import for_duckdb
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import QueryError
 from arrowstream.snapshot import Snapshot
@@ -116,7 +117,7 @@ def _bind(cursor: duckdb.DuckDBPyConnection, name: str, view: TableView, hosted:
     if view.database is not None:
         _bind_database(cursor, name, view.database, view.database in hosted)
         return
-    rows = _readable(pa.concat_tables([pa.Table.from_batches([], view.schema), *view.rows]))
+    rows = for_duckdb(pa.concat_tables([pa.Table.from_batches([], view.schema), *view.rows]))
     if not view.files:
         cursor.register(name, rows)
         return
@@ -131,12 +132,6 @@ def _bind(cursor: duckdb.DuckDBPyConnection, name: str, view: TableView, hosted:
     cursor.execute(
         f"CREATE TEMP VIEW {quoted(name)} AS SELECT {columns} FROM (({kept}) UNION ALL BY NAME {_files(view, types)})"
     )
-
-
-def _readable(rows: pa.Table) -> pa.Table:
-    """The rows with half floats widened: DuckDB 2.0 reads all other types that Polars makes."""
-    fields = [pa.field(f.name, pa.float32() if pa.types.is_float16(f.type) else f.type) for f in rows.schema]
-    return rows if all(not pa.types.is_float16(kind) for kind in rows.schema.types) else rows.cast(pa.schema(fields))
 
 
 def _bind_database(cursor: duckdb.DuckDBPyConnection, name: str, table: DatabaseTable, hosted: bool) -> None:
@@ -154,12 +149,30 @@ def _files(view: TableView, types: Mapping[str, str]) -> str:
     files = ", ".join(literal(file) for file in view.files)
     option = f"hive_partitioning = true, hive_types = {{{hive}}}" if partitions else "hive_partitioning = false"
     durations = ", ".join(
-        f"{_FROM_UNIT[column.type.unit].format(quoted(column.name))} AS {quoted(column.name)}"
+        f"({_with_intervals(column.type, quoted(column.name))})::{types[column.name]} AS {quoted(column.name)}"
         for column in view.schema
-        if pa.types.is_duration(column.type)
+        if _holds_durations(column.type)
     )
     columns = f"SELECT * REPLACE ({durations}) " if durations else ""
     return f"{columns}FROM read_parquet([{files}], union_by_name = true, {option})"
+
+
+def _holds_durations(kind: pa.DataType) -> bool:
+    inner = (kind.field(i).type for i in range(kind.num_fields))
+    return bool(pa.types.is_duration(kind)) or any(map(_holds_durations, inner))
+
+
+def _with_intervals(kind: pa.DataType, value: str, depth: int = 0) -> str:
+    """The SQL for a value of a Parquet file, with intervals for the numbers that are durations."""
+    if pa.types.is_duration(kind):
+        return _FROM_UNIT[kind.unit].format(value)
+    if not _holds_durations(kind):
+        return value
+    if pa.types.is_struct(kind):
+        fields = (f"{quoted(f.name)} := {_with_intervals(f.type, f'{value}.{quoted(f.name)}', depth)}" for f in kind)
+        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
+    each = f"each_{depth}"
+    return f"list_transform({value}, lambda {each}: {_with_intervals(kind.value_type, each, depth + 1)})"
 
 
 _FROM_UNIT = {

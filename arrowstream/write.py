@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
+from arrowstream.connectors.plain import refuse_wide_integers
 from arrowstream.connectors.registry import load
 from arrowstream.connectors.sink import Sink
 from arrowstream.operators.changes import to_arrow
@@ -75,7 +76,8 @@ class WriteTo:
         self.to("null", **({} if name is None else {"name": name}))
 
     def to(self, connector: str | Sink, *args: Any, **options: Any) -> None:
-        """Any registered sink by name, or a `Sink` of your own."""
+        """Any registered sink by name, or a `Sink` of your own. Raises `PlanError` for a type that it cannot keep."""
+        refuse_wide_integers(self._node.schema)
         made = load("sinks", connector)(*args, **options) if isinstance(connector, str) else connector
         bound = made.bind(to_arrow(self._node.schema.to_frame()).schema, self._node.kind)
         node = Output(schema=self._node.schema, kind=self._node.kind, input=self._node, sink=bound)

@@ -26,10 +26,11 @@ from arrowstream.connectors.manifest import (
     parquet_files,
     sync_directory,
 )
+from arrowstream.connectors.plain import plain_schema
 from arrowstream.connectors.sink import Receipt
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import SinkError
-from arrowstream.sinks._parquet_files import FileFormat, plain_schema
+from arrowstream.sinks._parquet_files import FileFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class ParquetCommitter:
             return
         if manifest.partition_by != partition_by:
             raise SinkError(f"{where} is partitioned by {manifest.partition_by}, the sink by {partition_by}")
-        there, wanted = plain_schema(manifest.schema), plain_schema(self._schema)
+        there, wanted = plain_schema(manifest.schema), self._schema
         for column in wanted:
             if column.name in there.names and there.field(column.name).type != column.type:
                 before = there.field(column.name).type

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,8 +16,8 @@ from arrowstream.connectors.view import TableView
 from arrowstream.errors import SinkError
 from arrowstream.sinks._handover import handed_over
 from arrowstream.sinks._parquet_committer import clear_staging, lock_home
-from arrowstream.sinks._parquet_files import FileFormat, plain
-from arrowstream.sinks._tables import LiveTable, as_arrow, live_table
+from arrowstream.sinks._parquet_files import FileFormat
+from arrowstream.sinks._tables import LiveTable, as_arrow, frame_of, live_table
 
 FILE = "part-0.parquet"
 _RUN, _BATCH = "arrowstream.run", "arrowstream.batch"
@@ -60,7 +59,7 @@ class CompleteCommitter:
         self._last = batch_id
 
     def _write(self, batch_id: int) -> None:
-        table = plain(pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()]))
+        table = pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()])
         if self._order:
             table = _sorted(table, self._order)
         staged = self._home.staging / FILE
@@ -111,5 +110,5 @@ class CompleteCommitter:
 def _sorted(table: pa.Table, order: Sequence[tuple[str, bool]]) -> pa.Table:
     """By columns, descending where said so; PyArrow 26 cannot sort the texts that Polars makes."""
     names, descending = zip(*order, strict=True)
-    rows = pl.DataFrame(pl.from_arrow(table))
-    return as_arrow(rows.sort(list(names), descending=list(descending), nulls_last=True), table.schema)
+    ordered = frame_of(table).sort(list(names), descending=list(descending), nulls_last=True)
+    return as_arrow(ordered, table.schema)

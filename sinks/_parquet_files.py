@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,7 +19,7 @@ from arrowstream.connectors.manifest import write_rows
 from arrowstream.connectors.sink import Receipt
 from arrowstream.errors import PlanError, SinkError, missing_extra
 from arrowstream.sinks._handover import conformed
-from arrowstream.sinks._tables import as_arrow
+from arrowstream.sinks._tables import as_arrow, frame_of
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _SPILL_ROWS = 2_000_000
@@ -136,13 +135,11 @@ class StagingWriter:
 
 
 def partitioned(table: pa.Table, partition_by: tuple[str, ...]) -> dict[str, pa.Table]:
-    """The table by hive directory ("" without partitions), and plain."""
+    """The table by hive directory ("" without partitions)."""
     if not partition_by:
-        return {"": plain(table)}
-    frame = pl.DataFrame(pl.from_arrow(plain(table)))
-    parts = frame.partition_by(partition_by, as_dict=True, maintain_order=True)
-    schema = plain_schema(table.schema)
-    return {hive_directory(partition_by, values): as_arrow(part, schema) for values, part in parts.items()}
+        return {"": table}
+    parts = frame_of(table).partition_by(partition_by, as_dict=True, maintain_order=True)
+    return {hive_directory(partition_by, values): as_arrow(part, table.schema) for values, part in parts.items()}
 
 
 def hive_directory(columns: tuple[str, ...], values: tuple[object, ...]) -> str:
@@ -165,37 +162,6 @@ def _hive_value(value: object) -> str:
             raise SinkError(f"the value {NULL_PARTITION!r} cannot be told from a null in the name of a directory")
         case _:
             return quote(str(value), safe="")
-
-
-def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema of the files: dictionaries as their values, which every reader understands.
-
-    (pyarrow 26 cannot write a dictionary of string_view at all, and that is what Polars makes.)
-    """
-    return pa.schema([pa.field(column.name, _plain(column.type), column.nullable) for column in schema])
-
-
-def plain(table: pa.Table) -> pa.Table:
-    """The table with `plain_schema`."""
-    schema = plain_schema(table.schema)
-    if schema.types == table.schema.types:
-        return table.cast(schema)
-    wanted = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([], schema))).schema
-    return as_arrow(pl.DataFrame(pl.from_arrow(table)).cast(wanted), schema)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
-        return kind.value_type
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(inner.name, _plain(inner.type), inner.nullable) for inner in kind])
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_plain(kind.value_type))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_plain(kind.value_type), kind.list_size)
-    if pa.types.is_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    return kind
 
 
 def _write_fastparquet(table: pa.Table, path: Path, compression: str) -> None:

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Upsert
+from arrowstream.connectors.plain import plain, plain_schema, whole
 
 WEIGHT = "_weight"
 _FAN_IN = 16
@@ -93,7 +94,7 @@ class _Log:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._base = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([], schema)))
+        self._base = frame_of(pa.Table.from_batches([], schema))
         self._log: list[Sequence[ChangeBatch]] = []
         self._log_rows = 0
         self._seen: tuple[pa.Table, ...] | None = ()
@@ -179,7 +180,7 @@ class RowMultiset(_Log):
 
 def weighted(changes: ChangeBatch) -> pl.DataFrame:
     """The rows as a frame, with their weights as its last column, `_weight`."""
-    frame = pl.DataFrame(pl.from_arrow(changes.rows))
+    frame = frame_of(changes.rows)
     if changes.weights is None:
         return frame.with_columns(pl.lit(1, pl.Int64).alias(WEIGHT))
     return frame.with_columns(pl.Series(WEIGHT, changes.weights, pl.Int64))
@@ -218,6 +219,14 @@ def repeated(rows: pl.DataFrame) -> pl.DataFrame:
     return rows[np.repeat(np.arange(len(weights)), np.maximum(weights, 0))]
 
 
+def frame_of(table: pa.Table) -> pl.DataFrame:
+    """The rows as a Polars frame."""
+    return pl.DataFrame(pl.from_arrow(whole(table)))
+
+
 def as_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """The frame as an Arrow table of exactly this schema."""
-    return frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(schema)
+    table = frame.to_arrow(compat_level=pl.CompatLevel.newest())
+    if plain_schema(schema).equals(schema):
+        table = plain(table)
+    return table if table.schema.equals(schema) else table.cast(schema)

@@ -16,21 +16,20 @@ import pyarrow as pa
 
 from arrowstream.connectors.changes import Append, ChangeKind, Retract, Upsert
 from arrowstream.connectors.database import IN_MEMORY, DatabaseHeldError, database_key, hub
+from arrowstream.connectors.plain import plain_schema
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import PlanError, SinkError, unknown_column
 from arrowstream.sinks._duckdb_table import DuckDBTable
-from arrowstream.sinks._handover import HandoverWriter, bound, handed_over, one_word, refuse_types
+from arrowstream.sinks._handover import HandoverWriter, bound, handed_over, one_word
+from arrowstream.sinks._refusals import NOT_IN_FILES, NOT_IN_POLARS, refuse_types
 
 _REFUSED = {
-    "halffloat": "cast it to Float32",
-    "decimal256": "cast it to decimal128",
-    "duration": "DuckDB's intervals cannot be read back as durations; cast it to an integer, such as microseconds",
-    "month_day_nano_interval": "cast it to an integer, such as microseconds",
-    "null": "it has no type; cast it to one",
-    "dense_union": "split it into columns",
-    "sparse_union": "split it into columns",
-    "run_end_encoded": "decode it",
+    **NOT_IN_POLARS,
+    **NOT_IN_FILES,
+    "halffloat": "cast it to {}",
+    "duration": "DuckDB's intervals cannot be read back as durations; cast it to {}",
+    "null": "it has no type; cast it to one, such as {}",
 }
 
 
@@ -88,10 +87,10 @@ class DuckDBSink:
         raise PlanError(f"keys={keys} for table {self.table!r}: the stream {kind}; leave keys= out")
 
     def open(self, batch_id: int, task_id: str, schema: pa.Schema) -> HandoverWriter:
-        return HandoverWriter(bound(self.schema, self.name))
+        return HandoverWriter(plain_schema(bound(self.schema, self.name)))
 
     def committer(self, run: str | None = None) -> DuckDBCommitter:
-        return DuckDBCommitter(self, bound(self.schema, self.name), run or uuid.uuid4().hex)
+        return DuckDBCommitter(self, plain_schema(bound(self.schema, self.name)), run or uuid.uuid4().hex)
 
 
 class DuckDBCommitter:

@@ -11,8 +11,9 @@ import pyarrow as pa
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.errors import PlanError, SinkError
-from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, handed_over, one_word, refuse_types
-from arrowstream.sinks._tables import WEIGHT, weighted
+from arrowstream.sinks._handover import HandoverWriter, bound, handed_over, one_word
+from arrowstream.sinks._refusals import NOT_IN_POLARS, refuse_types
+from arrowstream.sinks._tables import WEIGHT, frame_of, weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class ForeachBatchCommitter:
         batch = handed_over(receipts)
         if self._append_only:
             tables = [changes.rows for changes in batch] or [pa.Table.from_batches([], self._schema)]
-            return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
+            return frame_of(pa.concat_tables(tables))
         return pl.concat(
             [weighted(changes) for changes in batch or [ChangeBatch(pa.Table.from_batches([], self._schema))]]
         )

@@ -15,12 +15,14 @@ import pyarrow as pa
 
 from arrowstream.connectors.changes import Append, ChangeKind, Upsert
 from arrowstream.connectors.manifest import Home
+from arrowstream.connectors.plain import plain_schema
 from arrowstream.connectors.sink import Guarantee
 from arrowstream.errors import ChangeKindError, PlanError, unknown_column
-from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, one_word, refuse_types
+from arrowstream.sinks._handover import HandoverWriter, bound, one_word
 from arrowstream.sinks._parquet_committer import ParquetCommitter, Roll
 from arrowstream.sinks._parquet_complete import CompleteCommitter
 from arrowstream.sinks._parquet_files import FileFormat, StagingWriter
+from arrowstream.sinks._refusals import NOT_IN_FILES, NOT_IN_POLARS, refuse_types
 
 _COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
 
@@ -66,14 +68,14 @@ class ParquetSink:
         self._check_options()
         if not isinstance(kind, Append) and self.mode != "complete":
             raise ChangeKindError(_refusal(kind))
-        refuse_types(schema, "Parquet", NOT_IN_POLARS)
+        refuse_types(schema, "Parquet", {**NOT_IN_POLARS, **NOT_IN_FILES})
         self._check_partitions(schema)
         self._check_order(schema)
         self._form.check(schema)
         return replace(self, schema=schema, kind=kind)
 
     def open(self, batch_id: int, task_id: str, schema: pa.Schema) -> StagingWriter | HandoverWriter:
-        schema = bound(self.schema, self.name)
+        schema = plain_schema(bound(self.schema, self.name))
         if self.mode == "complete":
             return HandoverWriter(schema)
         staging = Home(self._directory).staging
@@ -81,7 +83,7 @@ class ParquetSink:
         return StagingWriter(staging, stem, schema, self._partitions, self._form, hold=self.roll is not None)
 
     def committer(self, run: str | None = None) -> ParquetCommitter | CompleteCommitter:
-        schema = bound(self.schema, self.name)
+        schema = plain_schema(bound(self.schema, self.name))
         run = run or uuid.uuid4().hex
         if self.mode == "complete":
             return CompleteCommitter(self._directory, run, schema, self.kind, self._form, self._order)

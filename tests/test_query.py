@@ -228,7 +228,7 @@ def test_columns_of_equal_names_are_told_apart() -> None:
 
 def test_intervals_with_months_are_no_durations() -> None:
     answer = run_sql("SELECT INTERVAL 1 MONTH AS step", Catalog())
-    with pytest.raises(QueryError, match="column 'step' holds intervals with months"):
+    with pytest.raises(QueryError, match=r"column .step. of type .* holds intervals with months"):
         answer.pl()
     assert len(answer.fetchall()) == 1
 

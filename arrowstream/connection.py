@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from arrowstream.catalog import Catalog
-from arrowstream.connectors.database import DatabaseHeldError, database_key, hub
+from arrowstream.connectors.database import ALIAS, DatabaseHeldError, database_key, hub, table_name
 from arrowstream.connectors.manifest import Home, parquet_files
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import QueryError
@@ -144,14 +144,14 @@ def _parquet_view(directory: Path) -> TableView:
     if manifest is not None and manifest.schema is not None:
         files = tuple(str(directory / name) for name in manifest.files)
         rows = tuple(Home(directory).rows(held) for held in manifest.held.values())
-        return TableView(manifest.schema, rows, files)
+        return TableView(manifest.schema, rows, files, directory=str(directory))
     names = tuple(str(directory / name) for name in parquet_files(directory))
     if not names:
         raise QueryError(f"there are no Parquet files in {str(directory)!r} yet")
     import pyarrow.dataset as ds  # imports pandas where it is installed: 0.1 s
 
     schema = ds.dataset(list(names), partitioning="hive", partition_base_dir=str(directory)).schema
-    return TableView(schema, files=names)
+    return TableView(schema, files=names, directory=str(directory))
 
 
 def _database_tables(path: Path) -> list[tuple[str, pa.Schema]]:
@@ -159,11 +159,10 @@ def _database_tables(path: Path) -> list[tuple[str, pa.Schema]]:
     try:
         with hub().lease(database_key(path), read_only=True, timeout=2.0) as cursor:
             found = cursor.execute(
-                "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [hub().alias(database_key(path))]
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'main'", [ALIAS]
             ).fetchall()
             names = [str(row[0]) for row in found if not str(row[0]).startswith("_arrowstream_")]
-            table = partial(hub().qualified_name, database_key(path))
-            return [(name, cursor.sql(f"FROM {table(name)} LIMIT 0").to_arrow_table().schema) for name in names]
+            return [(name, cursor.sql(f"FROM {table_name(name)} LIMIT 0").to_arrow_table().schema) for name in names]
     except DatabaseHeldError as error:
         raise QueryError(
             f"{error}, which writes to it: ask there, with ctx.sql, or write it with lock='release', "
@@ -176,7 +175,7 @@ def _database_tables(path: Path) -> list[tuple[str, pa.Schema]]:
 def _database_view(path: Path, table: str, schema: pa.Schema) -> TableView:
     key = database_key(path)
     lease = partial(hub().lease, key, read_only=True)
-    return TableView(schema, database=DatabaseTable(str(path), hub().qualified_name(key, table), lease))
+    return TableView(schema, database=DatabaseTable(str(path), table_name(table), lease, key))
 
 
 def word_of(path: Path) -> str:

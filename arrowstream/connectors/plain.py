@@ -23,17 +23,17 @@ from polars.datatypes import DataTypeClass
 
 from arrowstream.errors import PlanError
 
-_WIDE: dict[type[pl.DataType], str] = {
-    pl.Int128: "Int64, or to Decimal(38, 0)",
-    pl.UInt128: "UInt64, or to Decimal(38, 0)",
-}
+_WIDE: tuple[tuple[DataTypeClass, str], ...] = (
+    (pl.Int128, "Int64, or to Decimal(38, 0)"),
+    (pl.UInt128, "UInt64, or to Decimal(38, 0)"),
+)
 
 
 def refuse_wide_integers(schema: pl.Schema) -> None:
     """Raise `PlanError` for the first column with integers of 128 bits, at any depth, which Arrow does not have."""
     for name, dtype in schema.items():
         for kind in _dtypes_within(dtype):
-            if (instead := _WIDE.get(kind.base_type())) is not None:
+            if (instead := next((cure for wide, cure in _WIDE if kind == wide), None)) is not None:
                 raise PlanError(
                     f"column {name!r} of type {dtype}: Arrow, in which rows are moved and written, has no integers of "
                     f"128 bits; cast it to {instead}"

@@ -12,7 +12,7 @@ from types import TracebackType
 import duckdb
 import pyarrow as pa
 
-from arrowstream.catalog import Catalog
+from arrowstream.catalog import Catalog, UnknownTable
 from arrowstream.connectors.database import ALIAS, DatabaseHeldError, database_key, hub, table_name
 from arrowstream.connectors.manifest import Home, parquet_files
 from arrowstream.connectors.view import DatabaseTable, TableView
@@ -21,17 +21,18 @@ from arrowstream.query import run_sql
 from arrowstream.snapshot import Snapshot
 
 
-def connect(path: str | os.PathLike[str]) -> Connection:
+def connect(path: str | os.PathLike[str], *, allow_files: bool = False) -> Connection:
     """The outputs of a finished or a running context, by name, from any process.
 
-    `path` is a DuckDB file, a directory that a Parquet sink writes, or one that holds several of them. Raises
+    `path` is a DuckDB file, a directory that a Parquet sink writes, or one that holds several of them. Statements
+    reach no other files; with `allow_files=True` they read whatever this process can. Raises
     `QueryError` where there is nothing to read, or where a running sink holds the file.
 
         with arrowstream.connect("words.duckdb") as outputs:
             print(outputs.tables)
             outputs.sql("SELECT * FROM counts ORDER BY count DESC").show()
     """
-    return Connection(path)
+    return Connection(path, allow_files=allow_files)
 
 
 class Connection:
@@ -43,7 +44,8 @@ class Connection:
     is not held up.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, allow_files: bool = False) -> None:
+        self._allow_files = allow_files
         self._path = Path(os.path.abspath(path))
         self._closed = False
         self._left_out: list[str] = []
@@ -55,11 +57,12 @@ class Connection:
         return self._catalog().names()
 
     def sql(self, statement: str) -> Snapshot:
-        """The answer to a reading statement; raises `QueryError`, with a note of what could not be read."""
+        """The answer to a reading statement; raises `QueryError`; of a table that is not there with a note
+        of the places that could not be read."""
         catalog = self._catalog()
         try:
-            return run_sql(statement, catalog)
-        except QueryError as error:
+            return run_sql(statement, catalog, allow_files=self._allow_files)
+        except UnknownTable as error:  # it may be in a place that was left out; other errors have nothing to do with it
             for left_out in self._left_out:
                 error.add_note(left_out)
             raise

@@ -21,14 +21,14 @@ from arrowstream.catalog import Catalog, unknown_table
 from arrowstream.clock import Clock, SystemClock
 from arrowstream.cluster.cluster import Cluster
 from arrowstream.cluster.driver import UnitDriver
-from arrowstream.connectors.sink import Committer, SupportsView
+from arrowstream.connectors.sink import Committer, SupportsEarlierRows, SupportsView
 from arrowstream.connectors.source import SupportsBounded
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import ArrowStreamError, ContextError, PlanError
 from arrowstream.ids import UnitId
 from arrowstream.plan.nodes import Aggregate, Node, Output, SourceNode
 from arrowstream.plan.tables import Table, refreshed_tables
-from arrowstream.plan.unit import topological, units
+from arrowstream.plan.unit import Unit, topological, units
 from arrowstream.read import ReadFrom
 from arrowstream.schedule.deadletters import DEAD_LETTERS, DeadLetters
 from arrowstream.schedule.logs import MemoryLog
@@ -239,15 +239,15 @@ class StreamingContext:
 
     # --- what has come out
 
-    def sql(self, statement: str) -> Snapshot:
+    def sql(self, statement: str, *, allow_files: bool = False) -> Snapshot:
         """The answer to a query over the outputs, by name, as they stand now; also after `stop`.
 
-        All outputs of a connected plan are seen at the same batch. `dead_letters` is a table too. Raises
-        `QueryError`.
+        All outputs of a connected plan are seen at the same batch. `dead_letters` is a table too. The statement reaches
+        no files but the outputs' own; with `allow_files=True` it reads whatever the program can. Raises `QueryError`.
         """
         from arrowstream.query import run_sql
 
-        return run_sql(statement, self._catalog, self._whole_batches())
+        return run_sql(statement, self._catalog, self._whole_batches(), allow_files=allow_files)
 
     def state(self, name: str | None = None, *, timeout: float | None = None) -> Snapshot:
         """What stateful operators keep, while it runs, as of the last committed batch (waits for one under way).
@@ -368,6 +368,17 @@ class StreamingContext:
             if isinstance(node, Aggregate) and node.decomposition.pairs and node.ttl is None:
                 log.warning("state without a bound: %s keeps every distinct value it has seen", node.label)
 
+    def _warn_of_doubles(self, unit: Unit, output: str, committer: Committer) -> None:
+        """A run over the same files once more has all rows twice: nobody should find that out from a sum."""
+        again = [node.name for _, node in unit.sources if node.source.replayable]
+        if again and isinstance(committer, SupportsEarlierRows) and (rows := committer.earlier_rows()):
+            note = (
+                f"output {output} holds {rows:,} rows of earlier runs, and {', '.join(again)} is read from its "
+                "beginning: rows that were written before come once more; mode='overwrite' replaces them"
+            )
+            log.warning("%s", note)
+            self.progress.notes.append(note)
+
     def _open(self, bounded: bool) -> None:
         assert self._cluster is not None
         run = uuid.uuid4().hex
@@ -382,6 +393,7 @@ class StreamingContext:
                     committers.append(committer)
                     if isinstance(committer, SupportsView):
                         self._catalog.register(output.sink.name, partial(_view, committer))
+                    self._warn_of_doubles(unit, output.sink.name, committer)
                 driver = UnitDriver(
                     unit,
                     self._cluster,

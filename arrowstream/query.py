@@ -47,8 +47,8 @@ def run_sql(
         raise QueryError(f"{error}; a sink lets others read between its batches with lock='release'") from error
     except duckdb.PermissionException as error:
         raise QueryError(
-            f"{_first_line(error)}; statements over outputs reach the outputs alone: read it with polars.read_* or duckdb, "
-            "or say allow_files=True"
+            f"{_first_line(error)}; statements over outputs reach the outputs alone: read it with polars.read_* or "
+            "duckdb, or say allow_files=True"
         ) from None
     except duckdb.Error as error:
         raise _explained(error, catalog.names()) from error

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from arrowstream.connectors.changes import ChangeBatch
 from arrowstream.connectors.manifest import write_rows
 from arrowstream.connectors.sink import Receipt
+from arrowstream.connectors.space import with_space
 from arrowstream.errors import PlanError, SinkError, missing_extra
 from arrowstream.sinks._handover import conformed
 from arrowstream.sinks._tables import as_arrow, frame_of
@@ -127,10 +129,9 @@ class StagingWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._staged.append({"staged": name, "directory": directory, "rows": part.num_rows, "bytes": 0})
             self.form.check_values(part)
-            if self.hold:
-                write_rows(part, path)
-            else:
-                self.form.write(part.drop_columns(list(self.partition_by)), path)
+            rows = part if self.hold else part.drop_columns(list(self.partition_by))
+            write = partial(write_rows, rows, path) if self.hold else partial(self.form.write, rows, path)
+            with_space(path, write, part.nbytes)
             self._staged[-1]["bytes"] = path.stat().st_size
 
 

@@ -31,8 +31,8 @@ class WatchedPlace:
         """Raise `SinkError` where it is not what it was any more."""
         if (now := self._now()) != self._seen:
             raise SinkError(
-                f"{self._what} {str(self._path)!r} was {'deleted' if now is None else 'replaced'} while the run writes to "
-                "it: stop the run before; what was committed went with it"
+                f"{self._what} {str(self._path)!r} was {'deleted' if now is None else 'replaced'} while the run writes "
+                "to it: stop the run before; what was committed went with it"
             )
 
     def _now(self) -> tuple[int, int] | None:
@@ -84,7 +84,7 @@ def refuse_within(place: Path) -> None:
     for parent in place.parents:
         if Home(parent).log.exists():
             raise SinkError(
-                f"{str(place)!r} lies within the Parquet output {str(parent)!r}, whose readers take every file below it: "
+                f"{str(place)!r} lies within the Parquet output {str(parent)!r}, whose readers take every file below: "
                 f"write beside it (if it is none any more, delete {str(Home(parent).path)!r})"
             )
 
@@ -96,7 +96,7 @@ def refuse_around(directory: Path) -> None:
             if name.startswith(".") and name.endswith(".arrowstream"):
                 inner = os.path.join(folder, name[1:].removesuffix(".arrowstream"))
                 raise SinkError(
-                    f"another output, {inner!r}, lies within {str(directory)!r}, of which a Parquet sink owns every file: "
+                    f"another output, {inner!r}, lies within {str(directory)!r}, where a Parquet sink owns every file: "
                     f"write beside it (if it is none any more, delete {os.path.join(folder, name)!r})"
                 )
 

@@ -46,9 +46,10 @@ class DuckDBSink:
     table is made where it is not there; one that is there must have the stream's columns and types.
 
     mode="complete", or "overwrite", empties the table with the first batch of a new run, so that it holds this run's
-    result and nothing else; streams that take rows back are always so. A row that a constraint of the table forbids is a
-    dead letter (of streams that take rows back it ends the run, as rows depend on each other). lock="release" lets go of the file between batches, so that other
-    processes can read it; "hold" is faster.
+    result and nothing else; streams that take rows back are always so. A row that a constraint of the table forbids
+    is a dead letter (of streams that take rows back it ends the run, as rows depend on each other).
+
+    lock="release" lets go of the file between batches, so that other processes can read it; "hold" is faster.
 
     Exactly once: the number of the batch stands in the table `_arrowstream_batches`, in the same transaction.
     """

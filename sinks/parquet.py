@@ -37,8 +37,9 @@ class ParquetSink:
     partition_by   columns that become hive directories (`day=2026-11-22/`): words, whole numbers, dates, booleans
     roll           how large ("128MB") or how old ("1m") a file becomes, or both; until then rows wait beside the
                    directory, where SQL finds them and a crash does not lose them. A graceful stop publishes them
-    mode           "append", or "complete": the table as it stands, one file `part-0.parquet` replaced every batch;
-                   this takes streams that update rows
+    mode           "append"; "overwrite": the first batch of a new run takes the place of all that is there (Parquet
+                   files that came otherwise, too); or "complete": the table as it stands, one file `part-0.parquet`
+                   replaced every batch; this takes streams that update rows
     sort_by        columns by which the complete table is sorted, nulls last; `descending` for all of them or for each
     engine         "pyarrow", or "fastparquet"
     """
@@ -47,7 +48,7 @@ class ParquetSink:
     name: str = field(default="", kw_only=True)
     partition_by: str | Sequence[str] = field(default=(), kw_only=True)
     roll: str | timedelta | Sequence[str | timedelta] | None = field(default=None, kw_only=True)
-    mode: Literal["append", "complete"] = field(default="append", kw_only=True)
+    mode: Literal["append", "overwrite", "complete"] = field(default="append", kw_only=True)
     sort_by: str | Sequence[str] = field(default=(), kw_only=True)
     descending: bool | Sequence[bool] = field(default=False, kw_only=True)
     engine: Literal["pyarrow", "fastparquet"] = field(default="pyarrow", kw_only=True)
@@ -88,11 +89,12 @@ class ParquetSink:
         if self.mode == "complete":
             return CompleteCommitter(self._directory, run, schema, self.kind, self._form, self._order)
         roll = None if self.roll is None else parsed_roll(self.roll)
-        return ParquetCommitter(self._directory, run, schema, self._partitions, self._form, roll)
+        overwrite = self.mode == "overwrite"
+        return ParquetCommitter(self._directory, run, schema, self._partitions, self._form, roll, overwrite=overwrite)
 
     @property
     def _directory(self) -> Path:
-        return Path(os.path.abspath(self.path))
+        return Path(os.path.realpath(self.path))
 
     @property
     def _partitions(self) -> tuple[str, ...]:
@@ -113,7 +115,7 @@ class ParquetSink:
 
     def _check_options(self) -> None:
         for option, value, known in (
-            ("mode", self.mode, ("append", "complete")),
+            ("mode", self.mode, ("append", "overwrite", "complete")),
             ("engine", self.engine, ("pyarrow", "fastparquet")),
             ("compression", self.compression, _COMPRESSIONS),
         ):

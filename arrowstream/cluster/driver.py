@@ -46,7 +46,7 @@ from arrowstream.receive.messages import (
     StopReceivers,
 )
 from arrowstream.receive.supervisor import ReceiverSupervisor
-from arrowstream.schedule.deadletters import DeadLetters
+from arrowstream.schedule.deadletters import DeadLetters, receipt_of, refused_letters
 from arrowstream.schedule.logs import BatchLog
 from arrowstream.schedule.messages import (
     AbortReceipts,
@@ -428,10 +428,12 @@ class UnitDriver:
             self._outputs.commit(order, seen=True)
             self._dead_letters.commit([task.rejects for task in done])
         self._outputs.commit(order, seen=False)  # a slow function of the user holds up no query
+        refused = [refused_letters(batch.id, name, rows) for name, rows in self._outputs.refused(order)]
+        self._dead_letters.commit([receipt_of(refused)])
         self._log.committed(batch.id)
         after = self._scheduler.batch_committed()
         self._acknowledge(batch.blocks)
-        self._report(order)
+        self._report(order, refused=sum(table.num_rows for table in refused))
         self._carry_out(after)
 
     def _acknowledge(self, blocks: Sequence[BlockInfo]) -> None:
@@ -442,7 +444,7 @@ class UnitDriver:
             if (reader := self._supervisor.reader(source, split)) is not None:
                 self._send([(reader, AcknowledgeRows(self.unit.id, source, split, offset))])
 
-    def _report(self, order: CommitBatch) -> None:
+    def _report(self, order: CommitBatch, refused: int) -> None:
         batch, done = order.batch, order.done
         now = self._clock.now()
         rows_out: dict[str, int] = {output.sink.name: 0 for output in self.unit.outputs}
@@ -453,6 +455,8 @@ class UnitDriver:
         fates = Counter({"malformed": batch.rejects} if batch.rejects else {})
         for task in done:
             fates.update(task.stats.turned_away)
+        if refused:
+            fates["refused"] = refused
         report = BatchReport(
             unit=self.unit.id,
             batch=batch.id,

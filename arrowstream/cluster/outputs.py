@@ -7,7 +7,7 @@ from typing import Final
 
 import tenacity
 
-from arrowstream.connectors.sink import Committer, Receipt, SupportsView
+from arrowstream.connectors.sink import Committer, Receipt, Refused, SupportsRefused, SupportsView
 from arrowstream.errors import ArrowStreamError, SinkError
 from arrowstream.schedule.messages import CommitBatch, TaskDone
 
@@ -44,6 +44,19 @@ class Outputs:
         except Exception as error:
             name = self._names[output]
             raise SinkError(f"output {name}, batch {batch_id}: {type(error).__name__}: {error}") from error
+
+    def refused(self, order: CommitBatch) -> list[tuple[str, Refused]]:
+        """The rows of a committed batch that an output did not take, by its name."""
+        found = [
+            (self._names[output], refused)
+            for task in order.done
+            for output, receipt in task.receipts.items()
+            for refused in receipt.refused
+        ]
+        for name, committer in zip(self._names, self._committers, strict=True):
+            if isinstance(committer, SupportsRefused):
+                found += [(name, refused) for refused in committer.refused()]
+        return found
 
     def abort(self, batch_id: int, done: Sequence[TaskDone]) -> None:
         """Drop what an attempt at a batch has staged."""

@@ -3,8 +3,8 @@
 A DuckDB file belongs to one process, and within it to one instance. So all sinks and all queries of a process share the
 instance of a file, which attaches it while somebody uses it.
 
-Before the first statement of a user runs in an instance, it is locked down by DuckDB's own settings, for good: no access
-to files but its database and the directories of the outputs, no extensions, no change of the configuration.
+Before the first statement of a user runs in an instance, it is locked down by DuckDB's own settings, for good: no
+access to files but its database and the directories of the outputs, no extensions, no change of the configuration.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Instance:
             self.connection.execute(f"DETACH {ALIAS}")
 
     def lock_down(self, directories: frozenset[str]) -> None:
-        """Leave it what it has attached (DuckDB adds that, and its log) and these directories; nothing else, for good."""
+        """Leave it what it has attached (DuckDB adds that, and its log) and these directories, for good."""
         if self.reach is not None:
             return
         allowed = ", ".join(literal(os.path.join(os.path.realpath(path), "")) for path in sorted(directories))

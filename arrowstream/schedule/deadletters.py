@@ -10,7 +10,8 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.changes import ChangeBatch
-from arrowstream.connectors.sink import Receipt
+from arrowstream.connectors.plain import whole
+from arrowstream.connectors.sink import Receipt, Refused
 from arrowstream.connectors.view import TableView
 from arrowstream.operators.moment import Late
 
@@ -83,6 +84,22 @@ def late_letters(batch: int, late: Late) -> pa.Table:
         *(series.alias(name) for name, series in zip(DEAD_LETTER_SCHEMA.names[6:], shown, strict=True)),
     )
     return frame.to_arrow().cast(DEAD_LETTER_SCHEMA)
+
+
+def refused_letters(batch: int, output: str, refused: Refused) -> pa.Table:
+    """Rows that the target of an output did not take as `DEAD_LETTER_SCHEMA`; the output stands in `operator`."""
+    frame = pl.select(
+        pl.lit(batch, pl.Int64).alias("batch"),
+        as_json(pl.DataFrame(pl.from_arrow(whole(refused.rows)))).cast(pl.Binary).alias("raw"),
+        pl.Series("reason", refused.reasons, pl.String),
+        pl.lit(f"output {output}").alias("operator"),
+    )
+    rows = frame.to_arrow()
+    columns = [
+        rows.column(field.name).cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        for field in DEAD_LETTER_SCHEMA
+    ]
+    return pa.table(columns, schema=DEAD_LETTER_SCHEMA)
 
 
 def as_json(rows: pl.DataFrame) -> pl.Series:

@@ -86,7 +86,7 @@ def _reading(statement: str) -> str:
     """
     try:
         statements = duckdb.extract_statements(statement)
-    except (duckdb.Error, UnicodeError) as error:
+    except (duckdb.Error, UnicodeError, TypeError) as error:  # a text that is not Unicode is a TypeError
         raise QueryError(_first_line(error)) from error
     if len(statements) != 1:
         raise QueryError(f"one statement at a time, and this has {len(statements)}: {statement!r}")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from arrowstream.connectors.changes import ChangeBatch
 from arrowstream.connectors.manifest import write_rows
-from arrowstream.connectors.sink import Receipt
+from arrowstream.connectors.sink import Receipt, Refused
 from arrowstream.connectors.space import with_space
 from arrowstream.errors import PlanError, SinkError, missing_extra
 from arrowstream.sinks._handover import conformed
@@ -94,6 +94,7 @@ class StagingWriter:
     _rows: list[pa.Table] = field(default_factory=list)
     _count: int = 0
     _staged: list[dict[str, Any]] = field(default_factory=list)
+    _refused: list[Refused] = field(default_factory=list)
     _finished: bool = False
 
     def write(self, changes: ChangeBatch) -> None:
@@ -108,7 +109,7 @@ class StagingWriter:
         self._spill()
         self._finished = True
         rows = sum(int(staged["rows"]) for staged in self._staged)
-        return Receipt({"rows": rows, "staged": self._staged})
+        return Receipt({"rows": rows, "staged": self._staged}, refused=tuple(self._refused))
 
     def close(self) -> None:
         if not self._finished:
@@ -122,7 +123,9 @@ class StagingWriter:
             return
         table = pa.concat_tables(self._rows)
         self._rows, self._count = [], 0
-        for directory, part in partitioned(table, self.partition_by).items():
+        parts, refused = partitioned(table, self.partition_by)
+        self._refused += refused
+        for directory, part in parts.items():
             ending = "arrow" if self.hold else "parquet"
             name = os.path.join(directory, f"{self.stem}-{secrets.token_hex(4)}.{ending}")
             path = self.staging / name
@@ -135,16 +138,26 @@ class StagingWriter:
             self._staged[-1]["bytes"] = path.stat().st_size
 
 
-def partitioned(table: pa.Table, partition_by: tuple[str, ...]) -> dict[str, pa.Table]:
-    """The table by hive directory ("" without partitions)."""
+def partitioned(table: pa.Table, partition_by: tuple[str, ...]) -> tuple[dict[str, pa.Table], list[Refused]]:
+    """The table by hive directory ("" without partitions), and the rows whose values no directory can have."""
     if not partition_by:
-        return {"": table}
-    parts = frame_of(table).partition_by(partition_by, as_dict=True, maintain_order=True)
-    return {hive_directory(partition_by, values): as_arrow(part, table.schema) for values, part in parts.items()}
+        return {"": table}, []
+    found: dict[str, pa.Table] = {}
+    refused: list[Refused] = []
+    for values, part in frame_of(table).partition_by(partition_by, as_dict=True, maintain_order=True).items():
+        rows = as_arrow(part, table.schema)
+        try:
+            found[hive_directory(partition_by, values)] = rows
+        except SinkError as error:
+            refused.append(Refused(rows, [str(error)] * rows.num_rows))
+    return found, refused
 
 
 def hive_directory(columns: tuple[str, ...], values: tuple[object, ...]) -> str:
-    """`year=2026/word=a%2Fb`: names and values in percent-encoding, null as Hive spells it."""
+    """`year=2026/word=a%2Fb`: names and values in percent-encoding, null as Hive spells it.
+
+    Raises `SinkError` for a value that no directory can be named by.
+    """
     parts = [f"{quote(column, safe='')}={_hive_value(value)}" for column, value in zip(columns, values, strict=True)]
     if too_long := next((part for part in parts if len(part) > 255), None):
         raise SinkError(f"a partition value is too long for the name of a directory: {too_long[:80]}…")

@@ -40,8 +40,11 @@ Of a row that an operator turned away: which one, and the row's time, the waterm
 that had closed. Times on integer columns are in the reason only.
 """
 
-KEPT_ROWS = 1_000_000
+KEPT_ROWS = 100_000
 """Dead letters kept for queries; beyond, the oldest go (their count stays)."""
+
+KEPT_BYTES = 32 << 20
+"""Bytes of dead letters kept: a file that is no table must not fill the memory with its lines."""
 
 
 def dead_letters(batch: int, source: str, split: str, rejects: pa.Table) -> pa.Table:
@@ -126,7 +129,7 @@ class DeadLetters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tables: deque[pa.Table] = deque()
-        self._kept = 0
+        self._kept = self._bytes = 0
         self.total = 0
         """Dead letters since the start, also those no longer kept."""
 
@@ -135,15 +138,29 @@ class DeadLetters:
         tables = [changes.rows for receipt in receipts for changes in receipt.changes]
         with self._lock:
             for table in tables:
-                self._tables.append(table)
-                self._kept += table.num_rows
                 self.total += table.num_rows
-            while self._kept > KEPT_ROWS and len(self._tables) > 1:
-                self._kept -= self._tables.popleft().num_rows
+                self._keep(_last_of(table))
+
+    def _keep(self, table: pa.Table) -> None:
+        self._tables.append(table)
+        self._kept += table.num_rows
+        self._bytes += table.nbytes
+        while (self._kept > KEPT_ROWS or self._bytes > KEPT_BYTES) and len(self._tables) > 1:
+            oldest = self._tables.popleft()
+            self._kept -= oldest.num_rows
+            self._bytes -= oldest.nbytes
 
     def view(self) -> TableView:
         with self._lock:
             return TableView(DEAD_LETTER_SCHEMA, tuple(self._tables))
+
+
+def _last_of(table: pa.Table) -> pa.Table:
+    """As many of the last rows as are kept; a copy, so that the others are let go."""
+    if table.num_rows <= KEPT_ROWS and table.nbytes <= KEPT_BYTES:
+        return table
+    rows = max(1, min(KEPT_ROWS, table.num_rows * KEPT_BYTES // max(table.nbytes, 1)))
+    return pa.concat_tables([table.slice(table.num_rows - rows).combine_chunks()]).take(pa.array(range(rows)))
 
 
 def receipt_of(tables: Sequence[pa.Table]) -> Receipt:

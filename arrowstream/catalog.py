@@ -42,12 +42,18 @@ class Catalog:
         return found[1]()
 
 
-def unknown_table(name: str, names: list[str]) -> QueryError:
+class UnknownTable(QueryError):
+    """A statement reads a table that is not there."""
+
+
+def unknown_table(name: str, names: list[str]) -> UnknownTable:
     """The error for a table that is not there, with the nearest names first."""
     if not names:
-        return QueryError(f"there is no table {name!r}, and no other: nothing has been written yet")
+        return UnknownTable(f"there is no table {name!r}, and no other: nothing has been written yet")
 
     def likeness(other: str) -> float:
         return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
 
-    return QueryError(f"there is no table {name!r}; there are: {', '.join(sorted(names, key=likeness, reverse=True))}")
+    return UnknownTable(
+        f"there is no table {name!r}; there are: {', '.join(sorted(names, key=likeness, reverse=True))}"
+    )

@@ -75,22 +75,24 @@ def run(app: Path, args: tuple[str, ...], workers: int | None, progress: bool | 
 @click.argument("statement")
 @click.option("--at", required=True, help="A DuckDB file, a directory of Parquet files, or a directory of several.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-def sql(statement: str, at: str, form: str) -> None:
+@click.option("--allow-files", is_flag=True, help="Let the statement read any file, not the outputs alone.")
+def sql(statement: str, at: str, form: str, allow_files: bool) -> None:
     """Query the outputs of a context, running or finished."""
     from arrowstream.connection import connect
     from arrowstream.errors import ArrowStreamError
+    from arrowstream.export import write_csv, write_json
 
     try:
-        with connect(at) as outputs:
+        with connect(at, allow_files=allow_files) as outputs:
             answer = outputs.sql(statement)
             if form == "table":
                 answer.show()
             elif form == "csv":
-                click.echo(answer.pl().write_csv(), nl=False)
+                write_csv(answer.to_arrow_table(), sys.stdout)
             else:
-                click.echo(answer.pl().write_ndjson(), nl=False)
+                write_json(answer.to_arrow_table(), sys.stdout)
     except ArrowStreamError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
 
 
 class ProgressLine:

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 import duckdb
 import pyarrow as pa
 
-from arrowstream.catalog import Catalog
-from arrowstream.connectors.database import DatabaseHeldError, database_key, hub
+from arrowstream.catalog import Catalog, UnknownTable
+from arrowstream.connectors.database import ALIAS, DatabaseHeldError, database_key, hub, table_name
 from arrowstream.connectors.manifest import Home, parquet_files
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import QueryError
@@ -22,17 +22,18 @@ from arrowstream.query import run_sql
 from arrowstream.snapshot import Snapshot
 
 
-def connect(path: str | os.PathLike[str]) -> Connection:
+def connect(path: str | os.PathLike[str], *, allow_files: bool = False) -> Connection:
     """The outputs of a finished or a running context, by name, from any process.
 
-    `path` is a DuckDB file, a directory that a Parquet sink writes, or one that holds several of them. Raises
+    `path` is a DuckDB file, a directory that a Parquet sink writes, or one that holds several of them. Statements
+    reach no other files; with `allow_files=True` they read whatever this process can. Raises
     `QueryError` where there is nothing to read, or where a running sink holds the file.
 
         with arrowstream.connect("words.duckdb") as outputs:
             print(outputs.tables)
             outputs.sql("SELECT * FROM counts ORDER BY count DESC").show()
     """
-    return Connection(path)
+    return Connection(path, allow_files=allow_files)
 
 
 class Connection:
@@ -44,7 +45,8 @@ class Connection:
     is not held up.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, allow_files: bool = False) -> None:
+        self._allow_files = allow_files
         self._path = Path(os.path.abspath(path))
         self._closed = False
         self._left_out: list[str] = []
@@ -56,11 +58,12 @@ class Connection:
         return self._catalog().names()
 
     def sql(self, statement: str) -> Snapshot:
-        """The answer to a reading statement; raises `QueryError`, with a note of what could not be read."""
+        """The answer to a reading statement; raises `QueryError`; of a table that is not there with a note
+        of the places that could not be read."""
         catalog = self._catalog()
         try:
-            return run_sql(statement, catalog)
-        except QueryError as error:
+            return run_sql(statement, catalog, allow_files=self._allow_files)
+        except UnknownTable as error:  # it may be in a place that was left out; other errors have nothing to do with it
             for left_out in self._left_out:
                 error.add_note(left_out)
             raise
@@ -145,14 +148,17 @@ def _parquet_view(directory: Path) -> TableView:
     if manifest is not None and manifest.schema is not None:
         files = tuple(str(directory / name) for name in manifest.files)
         rows = tuple(Home(directory).rows(held) for held in manifest.held.values())
-        return TableView(manifest.schema, rows, files, partitions=tuple(manifest.partition_by))
+        return TableView(
+            manifest.schema, rows, files, partitions=tuple(manifest.partition_by), directory=str(directory)
+        )
     names = tuple(str(directory / name) for name in parquet_files(directory))
     if not names:
         raise QueryError(f"there are no Parquet files in {str(directory)!r} yet")
     import pyarrow.dataset as ds  # imports pandas where it is installed: 0.1 s
 
     schema = ds.dataset(list(names), partitioning="hive", partition_base_dir=str(directory)).schema
-    return TableView(schema, files=names, partitions=_partitions(parquet_files(directory)))
+    partitions = _partitions(parquet_files(directory))
+    return TableView(schema, files=names, partitions=partitions, directory=str(directory))
 
 
 def _partitions(files: Iterable[str]) -> tuple[str, ...]:
@@ -166,11 +172,10 @@ def _database_tables(path: Path) -> list[tuple[str, pa.Schema]]:
     try:
         with hub().lease(database_key(path), read_only=True, timeout=2.0) as cursor:
             found = cursor.execute(
-                "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [hub().alias(database_key(path))]
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = ? AND schema_name = 'main'", [ALIAS]
             ).fetchall()
             names = [str(row[0]) for row in found if not str(row[0]).startswith("_arrowstream_")]
-            table = partial(hub().qualified_name, database_key(path))
-            return [(name, cursor.sql(f"FROM {table(name)} LIMIT 0").to_arrow_table().schema) for name in names]
+            return [(name, cursor.sql(f"FROM {table_name(name)} LIMIT 0").to_arrow_table().schema) for name in names]
     except DatabaseHeldError as error:
         raise QueryError(
             f"{error}, which writes to it: ask there, with ctx.sql, or write it with lock='release', "
@@ -183,7 +188,7 @@ def _database_tables(path: Path) -> list[tuple[str, pa.Schema]]:
 def _database_view(path: Path, table: str, schema: pa.Schema) -> TableView:
     key = database_key(path)
     lease = partial(hub().lease, key, read_only=True)
-    return TableView(schema, database=DatabaseTable(str(path), hub().qualified_name(key, table), lease))
+    return TableView(schema, database=DatabaseTable(str(path), table_name(table), lease, key))
 
 
 def word_of(path: Path) -> str:

@@ -294,16 +294,18 @@ class StreamingContext:
 
     # --- what has come out
 
-    def sql(self, statement: str) -> Snapshot:
+    def sql(self, statement: str, *, allow_files: bool = False) -> Snapshot:
         """The answer to a query over the outputs, by name, as they stand now; also after `stop`.
 
         All outputs of a connected plan are seen at the same batch. `dead_letters` is a table too. Of a run that has
-        failed it is the state of the last whole batch, and a line in the log says so. Raises `QueryError`.
+        failed it is the state of the last whole batch, and a line in the log says so. The statement reaches no files
+        but the outputs' own; with `allow_files=True` it reads whatever the program can. Raises `QueryError`.
         """
         from arrowstream.query import run_sql
 
         self._warn_of_failure()
-        return run_sql(statement, self._catalog, None if self._run is None else self._run.whole_batches())
+        whole = None if self._run is None else self._run.whole_batches()
+        return run_sql(statement, self._catalog, whole, allow_files=allow_files)
 
     def state(self, name: str | None = None, *, timeout: float | None = None) -> Snapshot:
         """What stateful operators keep, while it runs, as of the last committed batch (waits for one under way).

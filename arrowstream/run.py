@@ -18,13 +18,13 @@ from arrowstream.clock import Clock
 from arrowstream.cluster.cluster import Cluster
 from arrowstream.cluster.driver import Underway, UnitDriver
 from arrowstream.cluster.embedded import EmbeddedCluster
-from arrowstream.connectors.sink import Committer, SupportsView
+from arrowstream.connectors.sink import Committer, SupportsEarlierRows, SupportsView
 from arrowstream.connectors.source import SupportsFailure
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import ArrowStreamError, BatchError, ContextError
 from arrowstream.ids import UnitId
 from arrowstream.plan.nodes import Output, SourceNode
-from arrowstream.plan.unit import topological, units
+from arrowstream.plan.unit import Unit, topological, units
 from arrowstream.schedule.deadletters import DeadLetters
 from arrowstream.schedule.logs import MemoryLog
 from arrowstream.schedule.progress import BatchReport, Progress
@@ -119,6 +119,7 @@ class Run:
                     committers.append(committer)
                     if isinstance(committer, SupportsView):
                         self._catalog.register(output.sink.name, partial(_view, committer))
+                    self._warn_of_doubles(unit, output.sink.name, committer)
                 driver = UnitDriver(
                     unit,
                     self.cluster,
@@ -134,6 +135,17 @@ class Run:
                 driver.start(bounded=bounded)
                 opened.pop_all()
                 self.drivers.append(driver)
+
+    def _warn_of_doubles(self, unit: Unit, output: str, committer: Committer) -> None:
+        """A run over the same files once more has all rows twice: nobody should find that out from a sum."""
+        again = [node.name for _, node in unit.sources if node.source.replayable]
+        if again and isinstance(committer, SupportsEarlierRows) and (rows := committer.earlier_rows()):
+            note = (
+                f"output {output} holds {rows:,} rows of earlier runs, and {', '.join(again)} is read from its "
+                "beginning: rows that were written before come once more; mode='overwrite' replaces them"
+            )
+            log.warning("%s", note)
+            self._progress.notes.append(note)
 
     # --- waiting
 

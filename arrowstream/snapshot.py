@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from arrowstream.connectors.plain import with_durations
 from arrowstream.display import as_html, as_text
 from arrowstream.errors import QueryError, missing_extra
 
@@ -37,14 +37,21 @@ class Snapshot:
         return self._table.schema
 
     def pl(self) -> pl.DataFrame:
-        """The rows as a Polars frame, without a copy."""
+        """The rows as a Polars frame, without a copy. Raises `QueryError` for a column of a type that Polars lacks."""
+        try:
+            return pl.DataFrame(pl.from_arrow(self._table))
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, TypeError, ValueError):
+            raise self._not_in_polars() from None
+
+    def _not_in_polars(self) -> QueryError:
         for column in self._table.schema:
-            if pa.types.is_interval(column.type):
-                raise QueryError(
-                    f"column {column.name!r} holds intervals with months, for which Polars has no type: "
-                    "take another unit in the query, such as epoch(...)"
+            if (unknown := _unknown_to_polars(column.type)) is not None:
+                return QueryError(
+                    f"column {column.name!r} of type {column.type} holds {unknown}, for which Polars has no type: "
+                    "take something else in the query, such as epoch(...) of an interval or ::VARCHAR of any value; "
+                    "to_arrow_table() and fetchall() give it as it is"
                 )
-        return pl.DataFrame(pl.from_arrow(self._table))
+        return QueryError(f"Polars cannot take these columns: {self._table.schema}")
 
     def df(self) -> pd.DataFrame:
         """The rows as a pandas frame; raises `MissingExtraError` without pandas."""
@@ -52,7 +59,12 @@ class Snapshot:
             import pandas as pd  # noqa: F401
         except ImportError as error:
             raise missing_extra("pandas", "pandas") from error
-        return self._table.to_pandas()
+        try:
+            return self._table.to_pandas()
+        except (pa.ArrowException, ValueError, OverflowError, NotImplementedError) as error:
+            raise QueryError(
+                f"pandas cannot take these columns: {error}; to_arrow_table() gives them as they are"
+            ) from None
 
     def to_arrow_table(self) -> pa.Table:
         return self._table
@@ -77,7 +89,18 @@ class Snapshot:
         return int(self._table.num_rows)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        return zip(*(column.to_pylist() for column in self._table.columns), strict=True)
+        return zip(*map(self._values, self._table.column_names), strict=True)
+
+    def _values(self, name: str) -> list[Any]:
+        column = self._table.column(name)
+        try:
+            values: list[Any] = column.to_pylist()
+            return values
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            raise QueryError(
+                f"column {name!r} of type {column.type} holds what Python has no value for ({error}): take ::VARCHAR "
+                "of it in the query, or to_arrow_table()"
+            ) from None
 
     def __repr__(self) -> str:
         return as_text(self._table)
@@ -96,25 +119,20 @@ def _plain(table: pa.Table) -> pa.Table:
             name = f"{name.removesuffix(f'_{number - 1}')}_{number}"
             number += 1
         names.append(name)
-        if pa.types.is_interval(column.type):
-            column = _durations(column)
-        elif pa.types.is_timestamp(column.type) and column.type.tz == "Etc/UTC":
+        column = with_durations(column)
+        if pa.types.is_timestamp(column.type) and column.type.tz == "Etc/UTC":
             column = column.cast(pa.timestamp(column.type.unit, "UTC"))
         columns.append(column)
     return pa.table(columns, names=names)
 
 
-_INTERVAL = np.dtype([("months", "<i4"), ("days", "<i4"), ("nanoseconds", "<i8")])
-
-
-def _durations(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Intervals of days and less as durations in microseconds; intervals with months stay as they are."""
-    chunks = []
-    for chunk in column.chunks:
-        parts = np.frombuffer(chunk.buffers()[1], _INTERVAL, count=len(chunk), offset=chunk.offset * _INTERVAL.itemsize)
-        valid = ~np.asarray(chunk.is_null())
-        if parts["months"][valid].any():
-            return column
-        microseconds = parts["days"].astype(np.int64) * 86_400_000_000 + parts["nanoseconds"] // 1000
-        chunks.append(pa.array(microseconds, pa.int64(), mask=~valid).cast(pa.duration("us")))
-    return pa.chunked_array(chunks, pa.duration("us"))
+def _unknown_to_polars(kind: pa.DataType) -> str | None:
+    if pa.types.is_interval(kind):
+        return "intervals with months"
+    if pa.types.is_union(kind):
+        return "values of several types"
+    if pa.types.is_decimal256(kind):
+        return "decimals of more than 38 digits"
+    if isinstance(kind, pa.BaseExtensionType):
+        return f"values of the type {kind.extension_name}"
+    return next((found for i in range(kind.num_fields) if (found := _unknown_to_polars(kind.field(i).type))), None)

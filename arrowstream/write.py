@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from arrowstream import hints
+from arrowstream.connectors.plain import refuse_wide_integers
 from arrowstream.connectors.registry import load
 from arrowstream.connectors.retries import Retries
 from arrowstream.connectors.sink import Sink
@@ -34,14 +35,15 @@ class WriteTo:
         name: str | None = None,
         partition_by: str | Sequence[str] = (),
         roll: str | Sequence[str] | None = None,
-        mode: Literal["append", "complete"] = "append",
+        mode: Literal["append", "overwrite", "complete"] = "append",
         engine: Literal["pyarrow", "fastparquet"] = "pyarrow",
         **options: Any,
     ) -> None:
         """A directory of Parquet files, which any reader may open at any moment.
 
-        `roll="128MB"` or `"1m"` holds rows until there is enough for one file. `mode="complete"` keeps one file
-        with the whole table as it is now, for frames that update rows. Raises `ChangeKindError`, `PlanError`.
+        `roll="128MB"` or `"1m"` holds rows until there is enough for one file. `mode="overwrite"` has a new run take
+        the place of what is there. `mode="complete"` keeps one file with the whole table as it is now, for frames that
+        update rows. Raises `ChangeKindError`, `PlanError`.
         """
         self.to("parquet", path, name=name, partition_by=partition_by, roll=roll, mode=mode, engine=engine, **options)
 
@@ -51,14 +53,16 @@ class WriteTo:
         table: str,
         *,
         keys: str | Sequence[str] | None = None,
+        mode: Literal["complete", "overwrite"] | None = None,
         lock: Literal["hold", "release"] = "hold",
         **options: Any,
     ) -> None:
         """A table of a DuckDB file: appended to, or updated in place by key where the frame updates rows.
 
-        `lock="release"` lets the file go between batches, so that other processes can read it.
+        `mode="overwrite"` has a new run begin with an empty table. `lock="release"` lets the file go between batches,
+        so that other processes can read it.
         """
-        self.to("duckdb", path, table, keys=keys, lock=lock, **options)
+        self.to("duckdb", path, table, keys=keys, mode=mode, lock=lock, **options)
 
     def console(self, **options: Any) -> None:
         """A table on the terminal, after every batch."""
@@ -88,7 +92,8 @@ class WriteTo:
         raise hints.no_such_call("frame.write", name, hints.WRITE, dir(type(self)))
 
     def to(self, connector: str | Sink, *args: Any, **options: Any) -> None:
-        """Any registered sink by name, or a `Sink` of your own."""
+        """Any registered sink by name, or a `Sink` of your own. Raises `PlanError` for a type that it cannot keep."""
+        refuse_wide_integers(self._node.schema)
         made = load("sinks", connector)(*args, **options) if isinstance(connector, str) else connector
         bound = made.bind(to_arrow(self._node.schema.to_frame()).schema, self._node.kind)
         node = Output(schema=self._node.schema, kind=self._node.kind, input=self._node, sink=bound)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from arrowstream.connectors.changes import ChangeBatch
+from arrowstream.connectors.plain import plain, plain_schema
 from arrowstream.connectors.sink import Receipt
 from arrowstream.errors import PlanError, SinkError
 
@@ -21,7 +22,8 @@ from arrowstream.errors import PlanError, SinkError
 class HandoverWriter:
     """Keeps the batches of one task and hands them over in its receipt.
 
-    Rows must have the columns of `schema`; another encoding of the same values (string for string_view) is cast.
+    Rows must have the columns of `schema`; another encoding of the same values (string for string_view, words for
+    categories) is cast.
     """
 
     schema: pa.Schema
@@ -46,6 +48,8 @@ def handed_over(receipts: Sequence[Receipt]) -> list[ChangeBatch]:
 
 def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """`rows` with exactly the columns and types of `schema`; raises `SinkError` where they are others."""
+    if plain_schema(schema).equals(schema):
+        rows = plain(rows)
     if rows.schema.equals(schema):
         return rows
     if rows.schema.names != schema.names:
@@ -69,33 +73,3 @@ def one_word(name: str) -> str:
         near = re.sub(r"\W+", "_", name).strip("_") or "output"
         raise PlanError(f"{name!r} cannot be the name of an output: it must be one word, such as {near!r}")
     return name
-
-
-def refuse_types(schema: pa.Schema, sink: str, refused: dict[str, str]) -> None:
-    """Raise `PlanError` naming the first column with a type, at any depth, that the sink cannot keep.
-
-    `refused` maps the beginning of a type's Arrow name (such as "decimal256") to the cure.
-    """
-    for column in schema:
-        for kind in _types_within(column.type):
-            for start, cure in refused.items():
-                if str(kind).startswith(start):
-                    raise PlanError(f"{sink} cannot keep column {column.name!r} of type {column.type}: {cure}")
-
-
-def _types_within(kind: pa.DataType) -> list[pa.DataType]:
-    if pa.types.is_dictionary(kind):
-        return [kind, *_types_within(kind.value_type)]
-    return [kind, *(inner for i in range(kind.num_fields) for inner in _types_within(kind.field(i).type))]
-
-
-NOT_IN_POLARS = {
-    "decimal256": "cast it to decimal128",
-    "list_view": "cast it to a list",
-    "large_list_view": "cast it to a list",
-    "month_day_nano_interval": "cast it to a duration",
-    "dense_union": "split it into columns",
-    "sparse_union": "split it into columns",
-    "run_end_encoded": "decode it",
-}
-"""Arrow types that Polars 2.1 cannot read (it panics on the first), with the cure."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from arrowstream.connectors.manifest import (
     UNKNOWN,
@@ -26,10 +25,14 @@ from arrowstream.connectors.manifest import (
     parquet_files,
     sync_directory,
 )
+from arrowstream.connectors.plain import plain_schema
 from arrowstream.connectors.sink import Receipt
+from arrowstream.connectors.space import with_space
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import SinkError
-from arrowstream.sinks._parquet_files import FileFormat, plain_schema
+from arrowstream.sinks._fence import Fence
+from arrowstream.sinks._parquet_files import FileFormat
+from arrowstream.sinks._places import WatchedPlace, lock_directory, refuse_around
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +61,49 @@ class ParquetCommitter:
         partition_by: tuple[str, ...],
         form: FileFormat,
         roll: Roll | None,
+        *,
+        overwrite: bool = False,
     ) -> None:
         self._home = Home(directory)
         self._run = run
+        self._overwrite = overwrite
         self._schema = schema
         self._form = form
         self._roll = roll
         self._held_since: dict[str, float] = {}
         self._rows: dict[str, pa.Table] = {}
-        self._files: list[str] = []  # only ever grows
-        self._shown: tuple[int, tuple[pa.Table, ...]] = (0, ())
+        self._files: list[str] = []  # only ever grows; another takes its place where files are removed
+        self._shown: tuple[list[str], int, tuple[pa.Table, ...]] = ([], 0, ())
         self._shrinks = 0.5  # bytes of Parquet for a byte that is held; learned from file to file
         self._merger = ThreadPoolExecutor(1, thread_name_prefix="arrowstream-parquet")
         self._merging: Future[list[_Merged]] | None = None
         self._partition_by = partition_by
         self._moves: list[Published] = []
-        self._lock = lock_home(self._home)
+        self._places = ExitStack()
         try:
+            self._watched = self._places.enter_context(opened_home(self._home))
             self._manifest = self._home.manifest()
             self._check(self._manifest, partition_by)
             self._recover()
             self._manifest.schema, self._manifest.partition_by = schema, partition_by
+            self._fence = Fence(f"the Parquet directory {str(directory)!r}", self._manifest.fences.get(run))
             self._log = LogWriter(self._home, self._manifest)
+            self._watched.append(WatchedPlace(self._home.log, "the log of the Parquet directory"))
+            for place in self._watched:
+                place.note()
         except BaseException:
-            self._lock.close()
+            self._places.close()
             raise
         self._show()
 
     def commit(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
         with _writing(self._home, batch_id):
+            for place in self._watched:
+                place.check()
             if self._moves:
                 self._finish_moves()
                 self._show()
-            last = self.last_batch()
-            if last is not None and batch_id <= last:
+            if self._fence.passed(batch_id, receipts):
                 self.abort(batch_id, receipts)
                 return
             staged = [Held(**facts) for receipt in receipts for facts in receipt.facts["staged"]]
@@ -100,10 +112,35 @@ class ParquetCommitter:
                 entry.publish = self._named(staged)
             else:
                 entry.hold = staged
+            replaced = self._replaced(entry) if self._overwrite and self._fence.last is None else []
+            with_space(self._home.log, lambda: self._log.append(entry))
+            self._fence.through(batch_id, receipts)  # committed from here on, also where a rename fails
             self._publish(entry)
+            self._delete(replaced)
             if self._roll is not None:
                 self._publish_merged(wait=False)
                 self._merge_full(self._roll)
+
+    def _replaced(self, entry: Entry) -> list[Held]:
+        """Have the first batch of a run take the place of all that is there."""
+        entry.remove = list(self._manifest.files)
+        replaced = list(self._manifest.held.values())
+        entry.drop = [held.staged for held in replaced]
+        self._files = []
+        return replaced
+
+    def _delete(self, held: Sequence[Held]) -> None:
+        for each in held:
+            (self._home.staging / each.staged).unlink(missing_ok=True)
+        for name in self._manifest.removed:
+            (self._home.directory / name).unlink(missing_ok=True)
+        self._manifest.removed.clear()
+
+    def earlier_rows(self) -> int:
+        if self._overwrite or self._fence.last is not None:
+            return 0
+        published = sum(new.rows for new in self._manifest.files.values())
+        return published + sum(held.rows for held in self._manifest.held.values())
 
     def abort(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
         # Committed, and held or still to be renamed: that stays, whoever asks.
@@ -123,19 +160,23 @@ class ParquetCommitter:
     def close(self) -> None:
         self._merger.shutdown()
         self._log.close()
-        self._lock.close()
+        self._places.close()
 
     def view(self) -> TableView:
-        files, rows = self._shown
-        return TableView(self._schema, rows, tuple(self._files[:files]), partitions=self._partition_by)
+        files, count, rows = self._shown
+        shown = tuple(files[:count])
+        return TableView(self._schema, rows, shown, partitions=self._partition_by, directory=str(self._home.directory))
 
     def last_batch(self) -> int | None:
-        return self._manifest.fences.get(self._run)
+        return self._fence.last
 
     def _recover(self) -> None:
         """Make the renames that a crash has left undone, delete what was staged and not committed, and take in
         files that came otherwise."""
         home, manifest = self._home, self._manifest
+        for name in manifest.removed:
+            (home.directory / name).unlink(missing_ok=True)
+        manifest.removed.clear()
         self._moves = [new for new in manifest.files.values() if new.staged and (home.staging / new.staged).exists()]
         self._finish_moves()
         for path in home.staging.rglob("*"):
@@ -143,7 +184,9 @@ class ParquetCommitter:
                 path.unlink()
         there = dict.fromkeys(parquet_files(home.directory))
         rows = {name: new.rows for name, new in manifest.files.items() if name in there}
-        rows.update((name, UNKNOWN) for name in there if name not in rows)
+        for name in there:
+            if rows.get(name, UNKNOWN) == UNKNOWN:
+                rows[name] = foreign_rows(home.directory, name, self._schema)
         manifest.files = {name: Published("", name, count) for name, count in rows.items()}
         self._files = [str(home.directory / name) for name in rows]
         manifest.number = max(manifest.number, *(_number(name) + 1 for name in rows), 0)
@@ -156,9 +199,9 @@ class ParquetCommitter:
             return
         if manifest.partition_by != partition_by:
             raise SinkError(f"{where} is partitioned by {manifest.partition_by}, the sink by {partition_by}")
-        there, wanted = plain_schema(manifest.schema), plain_schema(self._schema)
+        there, wanted = plain_schema(manifest.schema), self._schema
         for column in wanted:
-            if column.name in there.names and there.field(column.name).type != column.type:
+            if column.name in there.names and not _alike(there.field(column.name).type, column.type):
                 before = there.field(column.name).type
                 raise SinkError(
                     f"column {column.name!r} is {before} in {where} and {column.type} in the stream: "
@@ -166,8 +209,8 @@ class ParquetCommitter:
                 )
 
     def _publish(self, entry: Entry) -> None:
-        self._log.append(entry)
-        self._manifest.apply(entry)  # committed from here on, also where a rename fails
+        """Do what an entry of the log says."""
+        self._manifest.apply(entry)
         self._moves = list(entry.publish)
         for held in entry.hold:
             self._held_since.setdefault(held.directory, time.monotonic())
@@ -181,7 +224,7 @@ class ParquetCommitter:
             new = self._moves[-1]
             target = self._home.directory / new.file
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self._home.staging / new.staged, target)
+            move(self._home.staging / new.staged, target)
             folders.add(target.parent)
             self._files.append(str(target))
             self._moves.pop()
@@ -228,7 +271,9 @@ class ParquetCommitter:
         merging, self._merging = self._merging, None
         done = merging.result()
         gone = [held for merged in done for held in merged.parts]
-        self._publish(Entry(publish=self._named([merged.file for merged in done]), drop=[held.staged for held in gone]))
+        entry = Entry(publish=self._named([merged.file for merged in done]), drop=[held.staged for held in gone])
+        with_space(self._home.log, lambda: self._log.append(entry))
+        self._publish(entry)
         self._shrinks = sum(merged.file.bytes for merged in done) / sum(held.bytes for held in gone)
         waiting = {held.directory for held in self._manifest.held.values()}
         self._held_since = {directory: time.monotonic() for directory in waiting}
@@ -239,7 +284,7 @@ class ParquetCommitter:
         """Let `view` see what is published and held now, in one assignment."""
         held = self._manifest.held
         self._rows = {name: self._rows.get(name) or self._home.rows(held[name]) for name in held}
-        self._shown = (len(self._files), tuple(self._rows.values()))
+        self._shown = (self._files, len(self._files), tuple(self._rows.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,27 +295,79 @@ class _Merged:
     parts: tuple[Held, ...]
 
 
-def lock_home(home: Home) -> IO[Any]:
-    """Make the directory and the folder beside it, and lock them until the file that is returned is closed."""
-    try:
-        home.directory.mkdir(parents=True, exist_ok=True)
-        home.staging.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def opened_home(home: Home) -> Iterator[list[WatchedPlace]]:
+    """Make the directory and the folder beside it, and be the only sink there; gives what must not go away."""
+    with lock_directory(home.directory):
+        refuse_around(home.directory)
+        try:
+            home.staging.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(f"the Parquet directory {str(home.directory)!r} cannot be written: {error}") from error
         if home.directory.stat().st_dev != home.staging.stat().st_dev:
             raise SinkError(
                 f"{str(home.directory)!r} is a volume of its own, and files are staged beside it, where they cannot be "
                 f"renamed into it: write to a directory within, such as {str(home.directory / 'output')!r}"
             )
-        file = (home.path / "lock").open("a")
-    except OSError as error:
-        raise SinkError(f"the Parquet directory {str(home.directory)!r} cannot be written: {error}") from error
+        yield [WatchedPlace(home.directory, "the Parquet directory")]
+
+
+def move(staged: Path, target: Path) -> None:
+    """Give a staged file its name; one that is taken is never replaced. What failed can be called again."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise SinkError(
-            f"another sink is writing to the Parquet directory {str(home.directory)!r}: stop it, or write to another"
-        ) from error
-    return file
+        os.link(staged, target)
+    except FileExistsError:
+        if not (staged.exists() and os.path.samefile(staged, target)):
+            raise _taken(target) from None
+    except PermissionError:  # a file system without links
+        if target.exists():
+            raise _taken(target) from None
+        os.rename(staged, target)
+        return
+    staged.unlink()
+
+
+def _taken(target: Path) -> FileExistsError:
+    return FileExistsError(f"{str(target)!r} is there already, and not by this sink: move it away, and start again")
+
+
+def foreign_rows(directory: Path, name: str, schema: pa.Schema) -> int:
+    """How many rows a file has that came otherwise; raises `SinkError` where it is no part of such a table."""
+    path = directory / name
+    where = f"the file {str(path)!r}, which lies in the directory of this Parquet sink,"
+    try:
+        with pq.ParquetFile(path) as file:
+            found, rows = plain_schema(file.schema_arrow), int(file.metadata.num_rows)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise SinkError(f"{where} is no whole Parquet file ({error}): move it away") from error
+    for column in schema:
+        if column.name in found.names and not _alike(found.field(column.name).type, column.type):
+            raise SinkError(
+                f"{where} has the column {column.name!r} as {found.field(column.name).type}, and the stream as "
+                f"{column.type}: cast it, or write to another directory"
+            )
+    return rows
+
+
+def _alike(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether two types are the same but for how texts, bytes and lists are laid out."""
+    return bool(_layout(found) == _layout(wanted))
+
+
+def _layout(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _layout(kind.value_type)
+    if pa.types.is_string(kind) or pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.large_list(pa.field("item", _layout(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(pa.field("item", _layout(kind.value_type)), kind.list_size)
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(child.name, _layout(child.type)) for child in kind])
+    return kind
 
 
 def clear_staging(home: Home) -> None:

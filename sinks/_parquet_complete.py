@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arrowstream.connectors.changes import ChangeBatch, ChangeKind
 from arrowstream.connectors.manifest import Home, parquet_files, sync_directory
 from arrowstream.connectors.sink import Receipt
+from arrowstream.connectors.space import with_space
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import SinkError
-from arrowstream.sinks._handover import handed_over
-from arrowstream.sinks._parquet_committer import clear_staging, lock_home
-from arrowstream.sinks._parquet_files import FileFormat, plain
-from arrowstream.sinks._tables import LiveTable, as_arrow, live_table
+from arrowstream.sinks._fence import Fence
+from arrowstream.sinks._handover import conformed, handed_over
+from arrowstream.sinks._parquet_committer import clear_staging, opened_home
+from arrowstream.sinks._parquet_files import FileFormat
+from arrowstream.sinks._tables import LiveTable, as_arrow, frame_of, live_table
 
 FILE = "part-0.parquet"
 _RUN, _BATCH = "arrowstream.run", "arrowstream.batch"
@@ -41,35 +43,46 @@ class CompleteCommitter:
         self._schema = schema
         self._form, self._order = form, list(order)
         self._kind = kind
-        self._last: int | None = None
+        self._fence = Fence(f"the Parquet directory {str(directory)!r}")
         self._table: LiveTable
-        self._lock = lock_home(self._home)
+        self._broken = False
+        self._places = ExitStack()
         try:
+            self._watched = self._places.enter_context(opened_home(self._home))
             clear_staging(self._home)
             self._resume()
+            for place in self._watched:
+                place.note()
         except BaseException:
-            self._lock.close()
+            self._places.close()
             raise
 
     def commit(self, batch_id: int, receipts: Sequence[Receipt]) -> None:
-        if self._last is not None and batch_id <= self._last:
+        if self._broken:
+            self._resume()  # without the batch that could not be written, which comes again
+        if self._fence.passed(batch_id, receipts):
             return
+        for place in self._watched:
+            place.check()
+        self._broken = True
         if batch := handed_over(receipts):
             self._table.apply(batch)
         self._write(batch_id)
-        self._last = batch_id
+        self._fence.through(batch_id, receipts)
+        self._broken = False
 
     def _write(self, batch_id: int) -> None:
-        table = plain(pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()]))
+        table = pa.concat_tables([pa.Table.from_batches([], self._schema), *self._table.tables()])
         if self._order:
             table = _sorted(table, self._order)
         staged = self._home.staging / FILE
         try:
-            self._form.write(table, staged, {_RUN: self._run, _BATCH: str(batch_id)})
+            with_space(
+                staged, lambda: self._form.write(table, staged, {_RUN: self._run, _BATCH: str(batch_id)}), table.nbytes
+            )
             os.replace(staged, self._home.directory / FILE)
             sync_directory(self._home.directory)
         except (OSError, pa.ArrowException) as error:
-            self._resume()  # without the batch, which will come again
             raise SinkError(f"batch {batch_id} could not be written to {str(self._file)!r}: {error}") from error
 
     def _resume(self) -> None:
@@ -81,12 +94,17 @@ class CompleteCommitter:
                 "mode='complete' keeps one file in a directory of its own"
             )
         self._table = live_table(self._schema, self._kind)
+        self._broken = False
         if not self._file.exists():
             return
-        facts = pq.read_metadata(self._file).metadata or {}
-        if facts.get(_RUN.encode()) == self._run.encode():
-            self._last = int(facts[_BATCH.encode()])
-            self._table.apply([ChangeBatch(pq.read_table(self._file, partitioning=None).cast(self._schema))])
+        try:
+            facts = pq.read_metadata(self._file).metadata or {}
+            if facts.get(_RUN.encode()) == self._run.encode():
+                rows = conformed(pq.read_table(self._file, partitioning=None), self._schema)
+                self._table.apply([ChangeBatch(rows)])
+                self._fence.last = int(facts[_BATCH.encode()])
+        except (OSError, pa.ArrowException) as error:
+            raise SinkError(f"{str(self._file)!r} is no whole Parquet file ({error}): move it away") from error
 
     @property
     def _file(self) -> Path:
@@ -99,17 +117,17 @@ class CompleteCommitter:
         """Nothing is held back."""
 
     def close(self) -> None:
-        self._lock.close()
+        self._places.close()
 
     def view(self) -> TableView:
         return TableView(self._schema, rows=self._table.tables())
 
     def last_batch(self) -> int | None:
-        return self._last
+        return self._fence.last
 
 
 def _sorted(table: pa.Table, order: Sequence[tuple[str, bool]]) -> pa.Table:
     """By columns, descending where said so; PyArrow 26 cannot sort the texts that Polars makes."""
     names, descending = zip(*order, strict=True)
-    rows = pl.DataFrame(pl.from_arrow(table))
-    return as_arrow(rows.sort(list(names), descending=list(descending), nulls_last=True), table.schema)
+    ordered = frame_of(table).sort(list(names), descending=list(descending), nulls_last=True)
+    return as_arrow(ordered, table.schema)

@@ -6,21 +6,22 @@ import datetime as dt
 import os
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from arrowstream.connectors.changes import ChangeBatch
 from arrowstream.connectors.manifest import write_rows
-from arrowstream.connectors.sink import Receipt
+from arrowstream.connectors.sink import Receipt, Refused
+from arrowstream.connectors.space import with_space
 from arrowstream.errors import PlanError, SinkError, missing_extra
 from arrowstream.sinks._handover import conformed
-from arrowstream.sinks._tables import as_arrow
+from arrowstream.sinks._tables import as_arrow, frame_of
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _SPILL_ROWS = 2_000_000
@@ -93,6 +94,7 @@ class StagingWriter:
     _rows: list[pa.Table] = field(default_factory=list)
     _count: int = 0
     _staged: list[dict[str, Any]] = field(default_factory=list)
+    _refused: list[Refused] = field(default_factory=list)
     _finished: bool = False
 
     def write(self, changes: ChangeBatch) -> None:
@@ -107,7 +109,7 @@ class StagingWriter:
         self._spill()
         self._finished = True
         rows = sum(int(staged["rows"]) for staged in self._staged)
-        return Receipt({"rows": rows, "staged": self._staged})
+        return Receipt({"rows": rows, "staged": self._staged}, refused=tuple(self._refused))
 
     def close(self) -> None:
         if not self._finished:
@@ -121,32 +123,41 @@ class StagingWriter:
             return
         table = pa.concat_tables(self._rows)
         self._rows, self._count = [], 0
-        for directory, part in partitioned(table, self.partition_by).items():
+        parts, refused = partitioned(table, self.partition_by)
+        self._refused += refused
+        for directory, part in parts.items():
             ending = "arrow" if self.hold else "parquet"
             name = os.path.join(directory, f"{self.stem}-{secrets.token_hex(4)}.{ending}")
             path = self.staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
             self._staged.append({"staged": name, "directory": directory, "rows": part.num_rows, "bytes": 0})
             self.form.check_values(part)
-            if self.hold:
-                write_rows(part, path)
-            else:
-                self.form.write(part.drop_columns(list(self.partition_by)), path)
+            rows = part if self.hold else part.drop_columns(list(self.partition_by))
+            write = partial(write_rows, rows, path) if self.hold else partial(self.form.write, rows, path)
+            with_space(path, write, part.nbytes)
             self._staged[-1]["bytes"] = path.stat().st_size
 
 
-def partitioned(table: pa.Table, partition_by: tuple[str, ...]) -> dict[str, pa.Table]:
-    """The table by hive directory ("" without partitions), and plain."""
+def partitioned(table: pa.Table, partition_by: tuple[str, ...]) -> tuple[dict[str, pa.Table], list[Refused]]:
+    """The table by hive directory ("" without partitions), and the rows whose values no directory can have."""
     if not partition_by:
-        return {"": plain(table)}
-    frame = pl.DataFrame(pl.from_arrow(plain(table)))
-    parts = frame.partition_by(partition_by, as_dict=True, maintain_order=True)
-    schema = plain_schema(table.schema)
-    return {hive_directory(partition_by, values): as_arrow(part, schema) for values, part in parts.items()}
+        return {"": table}, []
+    found: dict[str, pa.Table] = {}
+    refused: list[Refused] = []
+    for values, part in frame_of(table).partition_by(partition_by, as_dict=True, maintain_order=True).items():
+        rows = as_arrow(part, table.schema)
+        try:
+            found[hive_directory(partition_by, values)] = rows
+        except SinkError as error:
+            refused.append(Refused(rows, [str(error)] * rows.num_rows))
+    return found, refused
 
 
 def hive_directory(columns: tuple[str, ...], values: tuple[object, ...]) -> str:
-    """`year=2026/word=a%2Fb`: names and values in percent-encoding, null as Hive spells it."""
+    """`year=2026/word=a%2Fb`: names and values in percent-encoding, null as Hive spells it.
+
+    Raises `SinkError` for a value that no directory can be named by.
+    """
     parts = [f"{quote(column, safe='')}={_hive_value(value)}" for column, value in zip(columns, values, strict=True)]
     if too_long := next((part for part in parts if len(part) > 255), None):
         raise SinkError(f"a partition value is too long for the name of a directory: {too_long[:80]}…")
@@ -165,37 +176,6 @@ def _hive_value(value: object) -> str:
             raise SinkError(f"the value {NULL_PARTITION!r} cannot be told from a null in the name of a directory")
         case _:
             return quote(str(value), safe="")
-
-
-def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema of the files: dictionaries as their values, which every reader understands.
-
-    (pyarrow 26 cannot write a dictionary of string_view at all, and that is what Polars makes.)
-    """
-    return pa.schema([pa.field(column.name, _plain(column.type), column.nullable) for column in schema])
-
-
-def plain(table: pa.Table) -> pa.Table:
-    """The table with `plain_schema`."""
-    schema = plain_schema(table.schema)
-    if schema.types == table.schema.types:
-        return table.cast(schema)
-    wanted = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([], schema))).schema
-    return as_arrow(pl.DataFrame(pl.from_arrow(table)).cast(wanted), schema)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
-        return kind.value_type
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(inner.name, _plain(inner.type), inner.nullable) for inner in kind])
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_plain(kind.value_type))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_plain(kind.value_type), kind.list_size)
-    if pa.types.is_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    return kind
 
 
 def _write_fastparquet(table: pa.Table, path: Path, compression: str) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from arrowstream import matching
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Upsert
+from arrowstream.connectors.plain import plain, plain_schema, whole
 from arrowstream.names import inner
 from arrowstream.pieces import worth_merging
 
@@ -96,7 +97,7 @@ class _Log:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._base = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([], schema)))
+        self._base = frame_of(pa.Table.from_batches([], schema))
         self._log: list[Sequence[ChangeBatch]] = []
         self._log_rows = 0
         self._seen: tuple[pa.Table, ...] | None = ()
@@ -217,7 +218,7 @@ def _rows(batch: Sequence[ChangeBatch]) -> int:
 
 def weighted(changes: ChangeBatch, column: str = WEIGHT) -> pl.DataFrame:
     """The rows as a frame, with their weights as its last column."""
-    frame = pl.DataFrame(pl.from_arrow(changes.rows))
+    frame = frame_of(changes.rows)
     if changes.weights is None:
         return frame.with_columns(pl.lit(1, pl.Int64).alias(column))
     return frame.with_columns(pl.Series(column, changes.weights, pl.Int64))
@@ -256,6 +257,14 @@ def repeated(rows: pl.DataFrame) -> pl.DataFrame:
     return rows[np.repeat(np.arange(len(weights)), np.maximum(weights, 0))]
 
 
+def frame_of(table: pa.Table) -> pl.DataFrame:
+    """The rows as a Polars frame."""
+    return pl.DataFrame(pl.from_arrow(whole(table)))
+
+
 def as_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """The frame as an Arrow table of exactly this schema."""
-    return frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(schema)
+    table = frame.to_arrow(compat_level=pl.CompatLevel.newest())
+    if plain_schema(schema).equals(schema):
+        table = plain(table)
+    return table if table.schema.equals(schema) else table.cast(schema)

@@ -12,7 +12,8 @@ from arrowstream.connectors.changes import Append, ChangeKind
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.connectors.texttable import text_table
 from arrowstream.errors import PlanError
-from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, handed_over, one_word, refuse_types
+from arrowstream.sinks._handover import HandoverWriter, bound, handed_over, one_word
+from arrowstream.sinks._refusals import NOT_IN_POLARS, refuse_types
 from arrowstream.sinks._tables import live_table
 
 

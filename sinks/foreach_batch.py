@@ -12,8 +12,9 @@ from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind
 from arrowstream.connectors.retries import Retries, as_retries
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.errors import PlanError, SinkError, kind_of
-from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, handed_over, one_word, refuse_types
-from arrowstream.sinks._tables import weighted
+from arrowstream.sinks._handover import HandoverWriter, bound, handed_over, one_word
+from arrowstream.sinks._refusals import NOT_IN_POLARS, refuse_types
+from arrowstream.sinks._tables import frame_of, weighted
 
 WEIGHT = "_weight"
 """What the user's function sees beside the rows of a stream that updates them."""
@@ -95,7 +96,7 @@ class ForeachBatchCommitter:
         batch = handed_over(receipts)
         if self._append_only:
             tables = [changes.rows for changes in batch] or [pa.Table.from_batches([], self._schema)]
-            return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
+            return frame_of(pa.concat_tables(tables))
         batch = batch or [ChangeBatch(pa.Table.from_batches([], self._schema))]
         return pl.concat([weighted(changes, WEIGHT) for changes in batch])
 

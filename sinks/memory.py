@@ -11,7 +11,8 @@ from arrowstream.connectors.changes import Append, ChangeKind
 from arrowstream.connectors.sink import Guarantee, Receipt
 from arrowstream.connectors.view import TableView
 from arrowstream.names import refuse_twins
-from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, handed_over, one_word, refuse_types
+from arrowstream.sinks._handover import HandoverWriter, bound, handed_over, one_word
+from arrowstream.sinks._refusals import NOT_IN_POLARS, refuse_types
 from arrowstream.sinks._tables import live_table
 
 

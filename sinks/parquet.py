@@ -17,13 +17,15 @@ import pyarrow as pa
 from arrowstream.connectors.changes import Append, ChangeKind, Upsert
 from arrowstream.connectors.manifest import Home
 from arrowstream.connectors.paths import local_path
+from arrowstream.connectors.plain import plain_schema
 from arrowstream.connectors.sink import Guarantee
 from arrowstream.errors import ChangeKindError, PlanError, unknown_column
 from arrowstream.names import refuse_twins
-from arrowstream.sinks._handover import NOT_IN_POLARS, HandoverWriter, bound, one_word, refuse_types
+from arrowstream.sinks._handover import HandoverWriter, bound, one_word
 from arrowstream.sinks._parquet_committer import ParquetCommitter, Roll
 from arrowstream.sinks._parquet_complete import CompleteCommitter
 from arrowstream.sinks._parquet_files import FileFormat, StagingWriter
+from arrowstream.sinks._refusals import NOT_IN_FILES, NOT_IN_POLARS, refuse_types
 
 _COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
 
@@ -38,8 +40,9 @@ class ParquetSink:
     partition_by   columns that become hive directories (`day=2026-11-22/`): words, whole numbers, dates, booleans
     roll           how large ("128MB") or how old ("1m") a file becomes, or both; until then rows wait beside the
                    directory, where SQL finds them and a crash does not lose them. A graceful stop publishes them
-    mode           "append", or "complete": the table as it stands, one file `part-0.parquet` replaced every batch;
-                   this takes streams that update rows
+    mode           "append"; "overwrite": the first batch of a new run takes the place of all that is there (Parquet
+                   files that came otherwise, too); or "complete": the table as it stands, one file `part-0.parquet`
+                   replaced every batch; this takes streams that update rows
     sort_by        columns by which the complete table is sorted, nulls last; `descending` for all of them or for each
     engine         "pyarrow", or "fastparquet"
     """
@@ -48,7 +51,7 @@ class ParquetSink:
     name: str = field(default="", kw_only=True)
     partition_by: str | Sequence[str] = field(default=(), kw_only=True)
     roll: str | timedelta | Sequence[str | timedelta] | None = field(default=None, kw_only=True)
-    mode: Literal["append", "complete"] = field(default="append", kw_only=True)
+    mode: Literal["append", "overwrite", "complete"] = field(default="append", kw_only=True)
     sort_by: str | Sequence[str] = field(default=(), kw_only=True)
     descending: bool | Sequence[bool] = field(default=False, kw_only=True)
     engine: Literal["pyarrow", "fastparquet"] = field(default="pyarrow", kw_only=True)
@@ -71,14 +74,14 @@ class ParquetSink:
         if not isinstance(kind, Append) and self.mode != "complete":
             raise ChangeKindError(_refusal(kind))
         refuse_twins(schema.names, f"output {self.name!r}")
-        refuse_types(schema, "Parquet", NOT_IN_POLARS)
+        refuse_types(schema, "Parquet", {**NOT_IN_POLARS, **NOT_IN_FILES})
         self._check_partitions(schema)
         self._check_order(schema)
         self._form.check(schema)
         return replace(self, path=path, schema=schema, kind=kind)
 
     def open(self, batch_id: int, task_id: str, schema: pa.Schema) -> StagingWriter | HandoverWriter:
-        schema = bound(self.schema, self.name)
+        schema = plain_schema(bound(self.schema, self.name))
         if self.mode == "complete":
             return HandoverWriter(schema)
         staging = Home(self._directory).staging
@@ -86,16 +89,17 @@ class ParquetSink:
         return StagingWriter(staging, stem, schema, self._partitions, self._form, hold=self.roll is not None)
 
     def committer(self, run: str | None = None) -> ParquetCommitter | CompleteCommitter:
-        schema = bound(self.schema, self.name)
+        schema = plain_schema(bound(self.schema, self.name))
         run = run or uuid.uuid4().hex
         if self.mode == "complete":
             return CompleteCommitter(self._directory, run, schema, self.kind, self._form, self._order)
         roll = None if self.roll is None else parsed_roll(self.roll)
-        return ParquetCommitter(self._directory, run, schema, self._partitions, self._form, roll)
+        overwrite = self.mode == "overwrite"
+        return ParquetCommitter(self._directory, run, schema, self._partitions, self._form, roll, overwrite=overwrite)
 
     @property
     def _directory(self) -> Path:
-        return Path(os.path.abspath(self.path))
+        return Path(os.path.realpath(self.path))
 
     @property
     def _partitions(self) -> tuple[str, ...]:
@@ -116,7 +120,7 @@ class ParquetSink:
 
     def _check_options(self) -> None:
         for option, value, known in (
-            ("mode", self.mode, ("append", "complete")),
+            ("mode", self.mode, ("append", "overwrite", "complete")),
             ("engine", self.engine, ("pyarrow", "fastparquet")),
             ("compression", self.compression, _COMPRESSIONS),
         ):

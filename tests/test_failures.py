@@ -392,7 +392,7 @@ def test_a_worker_that_holds_the_interpreter_ends_with_its_driver(tmp_path: Path
     worker = psutil.Process(int(process.stdout.readline()))
     process.kill()
     process.communicate()
-    gone, alive = psutil.wait_procs([worker], timeout=10)
+    _, alive = psutil.wait_procs([worker], timeout=10)
     assert not alive
 
 

@@ -151,7 +151,7 @@ def test_one_query_over_memory_files_and_foreign_databases(tmp_path: Path) -> No
     catalog = catalog_of(memory=COUNTS)
     held = pa.table({"word": ["held"], "count": [5]}).cast(schema)
     catalog.register("files", lambda: TableView(schema, rows=(held,), files=files))
-    catalog.register("foreign_one", lambda: TableView(schema, database=DatabaseTable("", "t", cursor, instance=7)))
+    catalog.register("foreign_one", lambda: TableView(schema, database=DatabaseTable("", "t", cursor)))
     write(DuckDBSink(tmp_path / "own.duckdb", "own"), pa.table({"word": ["a"], "count": [100]}))
     own = arrowstream.connect(tmp_path / "own.duckdb")._catalog()
     catalog.register("own", lambda: own.view("own"))
@@ -228,7 +228,7 @@ def test_columns_of_equal_names_are_told_apart() -> None:
 
 def test_intervals_with_months_are_no_durations() -> None:
     answer = run_sql("SELECT INTERVAL 1 MONTH AS step", Catalog())
-    with pytest.raises(QueryError, match="column 'step' holds intervals with months"):
+    with pytest.raises(QueryError, match=r"column .step. of type .* holds intervals with months"):
         answer.pl()
     assert len(answer.fetchall()) == 1
 

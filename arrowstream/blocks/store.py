@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from arrowstream.connectors.space import with_space
 from arrowstream.errors import ArrowStreamError
 from arrowstream.ids import BlockId
 from arrowstream.settings import BlockSettings
@@ -37,19 +39,29 @@ class BlockStore:
         self._disk: dict[BlockId, Path] = {}
         self._directory: Path | None = None
         self._bytes = 0
+        self._closed = threading.Event()
+        self._names = itertools.count()
         self.spilled = 0
         """Blocks that had to go to disk since the start."""
 
     def put(self, block_id: BlockId, table: pa.Table) -> None:
-        """Keep a table under this id; one that is there already stays. Raises `SpillError`."""
+        """Keep a table under this id; one that is there already stays. Raises `SpillError`.
+
+        Where the disk is full, the call waits until there is room on it, or in memory; so who sends is held up.
+        """
+        if not self._kept(block_id, table):
+            self._spill(block_id, table)
+
+    def _kept(self, block_id: BlockId, table: pa.Table) -> bool:
+        """Whether the block is here, now that it was put into memory if there is room."""
         with self._lock:
             if block_id in self._memory or block_id in self._disk:
-                return
+                return True
             if self._bytes + table.nbytes > self._limit:
-                self._spill(block_id, table)
-            else:
-                self._memory[block_id] = table
-                self._bytes += table.nbytes
+                return False
+            self._memory[block_id] = table
+            self._bytes += table.nbytes
+            return True
 
     def get(self, block_id: BlockId) -> pa.Table:
         """The table kept under this id. Raises `BlockNotFoundError`."""
@@ -85,6 +97,7 @@ class BlockStore:
 
     def close(self) -> None:
         """Drop everything, also the folder of spilled blocks."""
+        self._closed.set()
         with self._lock:
             self._memory.clear()
             self._disk.clear()
@@ -94,14 +107,39 @@ class BlockStore:
                 self._directory = None
 
     def _spill(self, block_id: BlockId, table: pa.Table) -> None:
+        """Write the block to disk, outside the lock: others are read and dropped meanwhile, which makes room."""
+        where = self._spill_parent or tempfile.gettempdir()
+        path: Path | None = None
+
+        def write() -> bool:
+            """Whether it went to disk; in memory there may be room by now."""
+            if self._kept(block_id, table):
+                return False
+            assert path is not None
+            try:
+                with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+                    writer.write_table(table)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+            return True
+
         try:
+            directory = self._spill_directory()
+            where, path = str(directory), directory / f"{next(self._names):08d}.arrow"
+            if not with_space(path, write, table.nbytes, over=self._closed):
+                return
+        except OSError as error:  # not to be taken for a broken connection, which is tried again
+            raise SpillError(f"a block of {table.nbytes:,} bytes cannot be spilled to {where}: {error}") from error
+        with self._lock:
+            if self._closed.is_set() or block_id in self._memory or block_id in self._disk:
+                path.unlink(missing_ok=True)
+                return
+            self.spilled += 1
+            self._disk[block_id] = path
+
+    def _spill_directory(self) -> Path:
+        with self._lock:
             if self._directory is None:
                 self._directory = Path(tempfile.mkdtemp(prefix="arrowstream-spill-", dir=self._spill_parent))
-            path = self._directory / f"{self.spilled:08d}.arrow"
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table)
-        except OSError as error:  # not to be taken for a broken connection, which is tried again
-            where = self._directory or self._spill_parent or tempfile.gettempdir()
-            raise SpillError(f"a block of {table.nbytes:,} bytes cannot be spilled to {where}: {error}") from error
-        self.spilled += 1
-        self._disk[block_id] = path
+            return self._directory

@@ -49,7 +49,7 @@ from arrowstream.receive.messages import (
 )
 from arrowstream.receive.supervisor import ReceiverSupervisor
 from arrowstream.schedule.blame import step_name
-from arrowstream.schedule.deadletters import DeadLetters
+from arrowstream.schedule.deadletters import DeadLetters, receipt_of, refused_letters
 from arrowstream.schedule.logs import BatchLog
 from arrowstream.schedule.messages import (
     AbortReceipts,
@@ -607,15 +607,17 @@ class UnitDriver:
                     self._outputs.abandon(order)
             raise
         self._stay()
+        refused = [refused_letters(batch.id, name, rows) for name, rows in self._outputs.refused(order)]
+        self._dead_letters.commit([receipt_of(refused)])
         self._log.committed(batch.id)
         after = self._scheduler.batch_committed()
         self._acknowledge_safe()
         self._acknowledge(_ends(batch.blocks))
-        self._report(order)
+        self._report(order, refused=sum(table.num_rows for table in refused))
         self._batch = None
         self._carry_out(after)
 
-    def _report(self, order: CommitBatch) -> None:
+    def _report(self, order: CommitBatch, refused: int) -> None:
         batch, done = order.batch, order.done
         now = self._clock.now()
         rows_out: dict[str, int] = {output.sink.name: 0 for output in self.unit.outputs}
@@ -626,6 +628,8 @@ class UnitDriver:
         fates = Counter({"malformed": batch.rejects} if batch.rejects else {})
         for task in done:
             fates.update(task.stats.turned_away)
+        if refused:
+            fates["refused"] = refused
         report = BatchReport(
             unit=self.unit.id,
             batch=batch.id,

@@ -10,7 +10,16 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.retries import Retries
-from arrowstream.connectors.sink import Committer, Guarantee, Receipt, Sink, SupportsRetries, SupportsView
+from arrowstream.connectors.sink import (
+    Committer,
+    Guarantee,
+    Receipt,
+    Refused,
+    Sink,
+    SupportsRefused,
+    SupportsRetries,
+    SupportsView,
+)
 from arrowstream.errors import ArrowStreamError, SinkError, failure_text
 from arrowstream.schedule.deadletters import as_json
 from arrowstream.schedule.messages import CommitBatch, TaskDone
@@ -74,6 +83,19 @@ class Outputs:
         for output, committer in enumerate(self._committers):
             if output not in self._begun:
                 committer.abort(order.batch.id, _receipts(order.done, output))
+
+    def refused(self, order: CommitBatch) -> list[tuple[str, Refused]]:
+        """The rows of a committed batch that an output did not take, by its name."""
+        found = [
+            (self._names[output], refused)
+            for task in order.done
+            for output, receipt in task.receipts.items()
+            for refused in receipt.refused
+        ]
+        for name, committer in zip(self._names, self._committers, strict=True):
+            if isinstance(committer, SupportsRefused):
+                found += [(name, refused) for refused in committer.refused()]
+        return found
 
     def abort(self, batch_id: int, done: Sequence[TaskDone]) -> None:
         """Drop what an attempt at a batch has staged."""

@@ -1,8 +1,10 @@
-"""The one DuckDB instance of a process, to which database files are attached while somebody uses them.
+"""DuckDB in this process: an instance for each database file that somebody uses, and for queries over other outputs.
 
-A DuckDB file belongs to one process, and within it to one instance. So all sinks and all queries of a process share
-an instance in memory, the hub, and attach their files there: sinks on one file share one attachment, and a query can
-name tables of several files at once.
+A DuckDB file belongs to one process, and within it to one instance. So all sinks and all queries of a process share the
+instance of a file, which attaches it while somebody uses it.
+
+Before the first statement of a user runs in an instance, it is locked down by DuckDB's own settings, for good: no
+access to files but its database and the directories of the outputs, no extensions, no change of the configuration.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from __future__ import annotations
 import atexit
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import cache
 from threading import RLock
 
@@ -28,46 +30,90 @@ class DatabaseHeldError(ArrowStreamError):
     """Another process has the file open; the message says which."""
 
 
-@dataclass(slots=True)
-class _Attachment:
-    alias: str
-    users: int = 0
-    read_only: bool = False
+ALIAS = "output"
+"""The name under which an instance has its database attached."""
+
+_KEPT = 8
+"""Instances without a database that are kept for the next query: to make one costs some 10 ms."""
+
+
+class _Instance:
+    """A DuckDB in memory; with `path` the one that attaches this database, as long as it has users."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+        self.users = 0
+        self.keepers = 0
+        self.read_only = False
+        self.reach: frozenset[str] | None = None
+        self.connection = duckdb.connect()
+        # Event times are UTC; without this the zone of the machine would decide what `date_trunc` gives.
+        self.connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        # A name that is no table must be an error, not a variable of whoever calls.
+        self.connection.execute("SET GLOBAL python_enable_replacements = false")
+
+    def attach(self, read_only: bool) -> None:
+        if self.users and self.read_only and not read_only:
+            raise duckdb.IOException(f"{_CONFLICT} this process (PID {os.getpid()}), for reading")
+        if not self.users:
+            assert self.path is not None
+            target = IN_MEMORY if self.path.startswith(IN_MEMORY) else self.path
+            option = " (READ_ONLY)" if read_only else ""
+            self.connection.execute(f"ATTACH {literal(target)} AS {ALIAS}{option}")
+            self.read_only = read_only
+        self.users += 1
+
+    def release(self) -> None:
+        self.users -= 1
+        if not self.users:
+            self.connection.execute(f"DETACH {ALIAS}")
+
+    def lock_down(self, directories: frozenset[str]) -> None:
+        """Leave it what it has attached (DuckDB adds that, and its log) and these directories, for good."""
+        if self.reach is not None:
+            return
+        allowed = ", ".join(literal(os.path.join(os.path.realpath(path), "")) for path in sorted(directories))
+        self.connection.execute(f"SET GLOBAL allowed_directories = [{allowed}]")
+        self.connection.execute("SET GLOBAL enable_external_access = false")
+        self.connection.execute("SET GLOBAL lock_configuration = true")
+        self.reach = directories
 
 
 class DatabaseHub:
-    """Attaches a file when its first user comes and detaches it when the last has gone. Any thread."""
+    """The instances of a process. A file is attached when its first user comes and detached when the last has gone. Any
+    thread."""
 
     def __init__(self) -> None:
-        self._instance = duckdb.connect()
-        # Event times are UTC; without this the zone of the machine would decide what `date_trunc` gives.
-        self._instance.execute("SET GLOBAL TimeZone = 'UTC'")
-        # A name that is no table must be an error, not a variable of whoever calls.
-        self._instance.execute("SET GLOBAL python_enable_replacements = false")
-        self._attachments: dict[str, _Attachment] = {}
+        self._instances: dict[str, _Instance] = {}
+        self._queries: OrderedDict[frozenset[str], _Instance] = OrderedDict()
         self._lock = RLock()
         self._closed = False
 
-    def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A new cursor on the instance; the caller closes it."""
+    @contextmanager
+    def cursor(self, directories: frozenset[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor without a database that can read the files of these directories and nothing else."""
         with self._lock:
-            return self._instance.cursor()
+            instance = self._queries.pop(directories, None) or _Instance()
+            instance.lock_down(directories)
+            self._queries[directories] = instance
+            if len(self._queries) > _KEPT:
+                self._queries.popitem(last=False)[1].connection.close()  # open cursors go on
+            cursor = instance.connection.cursor()
+        with closing(cursor):
+            yield cursor
 
-    def qualified_name(self, path: str, table: str) -> str:
-        """The name of a table of the database at `path` in statements; the same for the life of the process."""
+    @contextmanager
+    def keep(self, path: str) -> Iterator[None]:
+        """Keep the instance of a database, also while nobody uses it: to attach takes 2 ms, to make one ten."""
         with self._lock:
-            return f"{quoted(self._known(path).alias)}.main.{quoted(table)}"
-
-    def alias(self, path: str) -> str:
-        """The name under which the database is attached."""
-        with self._lock:
-            return self._known(path).alias
-
-    def close(self) -> None:
-        """End the instance; for the end of the process."""
-        with self._lock:
-            self._closed = True
-            self._instance.close()
+            instance = self._made(path)
+            instance.keepers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                instance.keepers -= 1
+                self._let_go(path, instance)
 
     @contextmanager
     def lease(
@@ -78,17 +124,41 @@ class DatabaseHub:
         Waits up to `timeout` seconds for a process that holds the file, then raises `DatabaseHeldError`; what else is
         wrong with the file is duckdb's own error.
         """
-        self._attach(path, read_only, timeout)
+        instance = self._attach(path, read_only, timeout)
         try:
-            cursor = self.cursor()
-            try:
+            with closing(instance.connection.cursor()) as cursor:
                 yield cursor
-            finally:
-                cursor.close()
         finally:
-            self._release(path)
+            self._release(path, instance)
 
-    def _attach(self, path: str, read_only: bool, timeout: float) -> None:
+    def lock_down(self, path: str, directories: Callable[[], frozenset[str]]) -> frozenset[str]:
+        """Make the instance of a database, which must be leased, fit for the statements of users.
+
+        The first call decides which directories they can read beside the database; those are returned.
+        """
+        with self._lock:
+            instance = self._instances[path]
+        if instance.reach is None:
+            found = directories()  # asks outputs, which may want a lease of their own
+            with self._lock:
+                instance.lock_down(found)
+        assert instance.reach is not None
+        return instance.reach
+
+    @contextmanager
+    def open_cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor of an instance of its own, which can read whatever the process can."""
+        with closing(_Instance().connection) as connection:
+            yield connection
+
+    def close(self) -> None:
+        """End all instances; for the end of the process."""
+        with self._lock:
+            self._closed = True
+            for instance in (*self._instances.values(), *self._queries.values()):
+                instance.connection.close()
+
+    def _attach(self, path: str, read_only: bool, timeout: float) -> _Instance:
         attempts = Retrying(
             retry=retry_if_exception(_is_held),
             stop=stop_after_delay(timeout),
@@ -96,35 +166,38 @@ class DatabaseHub:
             reraise=True,
         )
         try:
-            attempts(self._attach_once, path, read_only)
+            return attempts(self._attach_once, path, read_only)
         except duckdb.IOException as error:
             if _is_held(error):
                 raise DatabaseHeldError(_holder(path, error)) from error
             raise
 
-    def _attach_once(self, path: str, read_only: bool) -> None:
+    def _attach_once(self, path: str, read_only: bool) -> _Instance:
         with self._lock:
-            known = self._known(path)
-            if known.users and known.read_only and not read_only:
-                raise duckdb.IOException(f"{_CONFLICT} this process (PID {os.getpid()}), for reading")
-            if not known.users:
-                target = IN_MEMORY if path.startswith(IN_MEMORY) else path
-                option = " (READ_ONLY)" if read_only else ""
-                self._instance.execute(f"ATTACH {literal(target)} AS {quoted(known.alias)}{option}")
-                known.read_only = read_only
-            known.users += 1
+            instance = self._made(path)
+            try:
+                instance.attach(read_only)
+            except duckdb.Error:
+                self._let_go(path, instance)
+                raise
+            return instance
 
-    def _release(self, path: str) -> None:
+    def _release(self, path: str, instance: _Instance) -> None:
         with self._lock:
-            known = self._known(path)
-            known.users -= 1
-            if not known.users and not self._closed:
-                self._instance.execute(f"DETACH {quoted(known.alias)}")
+            if self._closed:
+                return
+            instance.release()
+            self._let_go(path, instance)
 
-    def _known(self, path: str) -> _Attachment:
-        if path not in self._attachments:
-            self._attachments[path] = _Attachment(f"arrowstream_{len(self._attachments)}")
-        return self._attachments[path]
+    def _made(self, path: str) -> _Instance:
+        if path not in self._instances:
+            self._instances[path] = _Instance(path)
+        return self._instances[path]
+
+    def _let_go(self, path: str, instance: _Instance) -> None:
+        if not instance.users and not instance.keepers and not self._closed:
+            del self._instances[path]
+            instance.connection.close()
 
 
 @cache
@@ -133,6 +206,11 @@ def hub() -> DatabaseHub:
     made = DatabaseHub()
     atexit.register(made.close)
     return made
+
+
+def table_name(table: str) -> str:
+    """The name of a table in the statements of a lease."""
+    return f"{ALIAS}.main.{quoted(table)}"
 
 
 def database_key(path: str | os.PathLike[str], owner: object = None) -> str:

@@ -16,11 +16,14 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import pyarrow as pa
+
+from arrowstream.errors import SinkError
 
 UNKNOWN = -1
 """The rows of a file that came otherwise than by us."""
@@ -55,6 +58,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     publish: list[Published] = []
     hold: list[Held] = []
     drop: list[str] = []
+    remove: list[str] = []
     schema: str = ""
     partition_by: list[str] = []
     fences: dict[str, int] = {}
@@ -67,6 +71,7 @@ class Manifest:
 
     files   published files by name, in the order in which they came, with where they were staged
     held    staged files that wait, by name
+    removed published files that are no part of the output any more, and may still be there
     fences  the last batch of each run
     number  how many times files were published: the next file's number
     """
@@ -75,6 +80,7 @@ class Manifest:
     partition_by: tuple[str, ...] = ()
     files: dict[str, Published] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
+    removed: set[str] = field(default_factory=set)
     fences: dict[str, int] = field(default_factory=dict)
     number: int = 0
 
@@ -88,6 +94,9 @@ class Manifest:
         self.number = max(self.number + bool(entry.publish), entry.number)
         for name in entry.drop:
             self.held.pop(name, None)
+        for name in entry.remove:
+            self.files.pop(name, None)
+        self.removed.update(entry.remove)
         self.held.update((held.staged, held) for held in entry.hold)
         self.files.update((published.file, published) for published in entry.publish)
 
@@ -130,13 +139,20 @@ class Home:
             return reader.read_all()
 
     def entries(self) -> Iterator[Entry]:
-        """The whole lines of the log; none where there is no log."""
+        """The whole lines of the log; none where there is no log. Raises `SinkError` for a damaged one."""
         try:
             lines = self.log.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return
-        for line in lines:
-            yield msgspec.json.decode(line, type=Entry)
+        for number, line in enumerate(lines, 1):
+            try:
+                yield msgspec.json.decode(line, type=Entry)
+            except (msgspec.DecodeError, UnicodeError) as error:
+                raise SinkError(
+                    f"line {number} of {str(self.log)!r} is damaged ({error}), and with it what is known of "
+                    f"{str(self.directory)!r}: restore the file, or delete {str(self.path)!r} to go on with all whole "
+                    "files that are there (rows that were held for larger ones are lost then)"
+                ) from error
 
     def manifest(self) -> Manifest:
         """All that was committed, also where the last files still bear their staged names."""
@@ -176,24 +192,40 @@ class LogWriter:
             os.fsync(file.fileno())
         temporary.replace(home.log)
         sync_directory(home.path)
-        self._file = home.log.open("r+b")
+        self._file = home.log.open(
+            "r+b", buffering=0
+        )  # a buffer would keep, and write again, what could not be written
         self._end = self._file.seek(0, os.SEEK_END)
+        self._clean = True
 
     def append(self, entry: Entry) -> None:
         """Write one line; when it raises, the line is not there."""
         line = msgspec.json.encode(entry) + b"\n"
+        self._cut()
+        self._clean = False
         try:
-            self._file.seek(self._end)
-            self._file.write(line)
-            self._file.flush()
+            self._write(line)
             os.fsync(self._file.fileno())
         except OSError:
-            self._file.truncate(self._end)
+            with suppress(OSError):  # then the next call cuts
+                self._cut()
             raise
+        self._clean = True
         self._end += len(line)
 
     def close(self) -> None:
         self._file.close()
+
+    def _write(self, line: bytes) -> None:
+        self._file.seek(self._end)
+        while line:
+            line = line[self._file.write(line) :]
+
+    def _cut(self) -> None:
+        """Take away what is left of a line that could not be written."""
+        if not self._clean:
+            self._file.truncate(self._end)
+            self._clean = True
 
 
 def write_rows(table: pa.Table, path: Path) -> None:

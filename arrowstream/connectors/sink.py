@@ -31,15 +31,24 @@ class Guarantee(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Rows that the target of an output does not take, each with the reason: they become dead letters."""
+
+    rows: pa.Table
+    reasons: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What a writer has staged, for the committer: small facts, and rows where they are handed over in memory.
 
     `facts` is made of what JSON can hold (file names, row counts); `changes` travels with the receipt from the
-    worker to the driver, so it is for outputs that the driver itself keeps.
+    worker to the driver, so it is for outputs that the driver itself keeps. `refused` rows are in neither.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
     changes: tuple[ChangeBatch, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 @runtime_checkable
@@ -123,3 +132,19 @@ class SupportsLastBatch(Protocol):
     """A committer that knows which batch it published last, also across runs (a fence)."""
 
     def last_batch(self) -> int | None: ...
+
+
+@runtime_checkable
+class SupportsRefused(Protocol):
+    """A committer whose target may refuse a row, such as by a constraint of a table."""
+
+    def refused(self) -> list[Refused]:
+        """The rows that were left out of the commits since the last call."""
+
+
+@runtime_checkable
+class SupportsEarlierRows(Protocol):
+    """A committer that adds to what earlier runs have written."""
+
+    def earlier_rows(self) -> int:
+        """How many rows of earlier runs there are, which this one leaves there; asked before the first commit."""

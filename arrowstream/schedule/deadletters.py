@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from arrowstream.connectors.changes import ChangeBatch
-from arrowstream.connectors.sink import Receipt
+from arrowstream.connectors.plain import whole
+from arrowstream.connectors.sink import Receipt, Refused
 from arrowstream.connectors.source import REJECT_SCHEMA
 from arrowstream.connectors.view import TableView
 from arrowstream.errors import SHOWN_CHARACTERS
@@ -48,8 +49,11 @@ first to the end of the last of its windows that had closed. A row that is "part
 the same. Times on integer columns are in the reason only.
 """
 
-KEPT_ROWS = 1_000_000
+KEPT_ROWS = 100_000
 """Dead letters kept for queries; beyond, the oldest go (their count stays)."""
+
+KEPT_BYTES = 32 << 20
+"""Bytes of dead letters kept: a file that is no table must not fill the memory with its lines."""
 
 
 def dead_letters(batch: int, source: str, split: str, rejects: pa.Table) -> pa.Table:
@@ -96,6 +100,22 @@ def late_letters(batch: int, late: Late) -> pa.Table:
     return frame.to_arrow().cast(DEAD_LETTER_SCHEMA)
 
 
+def refused_letters(batch: int, output: str, refused: Refused) -> pa.Table:
+    """Rows that the target of an output did not take as `DEAD_LETTER_SCHEMA`; the output stands in `operator`."""
+    frame = pl.select(
+        pl.lit(batch, pl.Int64).alias("batch"),
+        as_json(pl.DataFrame(pl.from_arrow(whole(refused.rows)))).cast(pl.Binary).alias("raw"),
+        pl.Series("reason", refused.reasons, pl.String),
+        pl.lit(f"output {output}").alias("operator"),
+    )
+    rows = frame.to_arrow()
+    columns = [
+        rows.column(field.name).cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        for field in DEAD_LETTER_SCHEMA
+    ]
+    return pa.table(columns, schema=DEAD_LETTER_SCHEMA)
+
+
 def as_json(rows: pl.DataFrame) -> pl.Series:
     """Each row as a JSON object; types that JSON does not know as text."""
     plain = [_plain(pl.col(name), dtype).alias(name) for name, dtype in rows.schema.items()]
@@ -129,7 +149,7 @@ class DeadLetters:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tables: deque[pa.Table] = deque()
-        self._kept = 0
+        self._kept = self._bytes = 0
         self.total = 0
         """Dead letters since the start, also those no longer kept."""
         self._reasons: Counter[str] = Counter()
@@ -145,13 +165,19 @@ class DeadLetters:
             return
         with self._lock:
             for table in tables:
-                self._tables.append(table)
-                self._kept += table.num_rows
                 self.total += table.num_rows
                 self._count(table)
+                self._keep(_last_of(table))
             self._first = self._first or tables[0].slice(0, 1)
-            while self._kept > KEPT_ROWS and len(self._tables) > 1:
-                self._kept -= self._tables.popleft().num_rows
+
+    def _keep(self, table: pa.Table) -> None:
+        self._tables.append(table)
+        self._kept += table.num_rows
+        self._bytes += table.nbytes
+        while (self._kept > KEPT_ROWS or self._bytes > KEPT_BYTES) and len(self._tables) > 1:
+            oldest = self._tables.popleft()
+            self._kept -= oldest.num_rows
+            self._bytes -= oldest.nbytes
 
     def _count(self, table: pa.Table) -> None:
         counted = pl.Series("reason", table.column("reason")).value_counts(sort=True)
@@ -235,6 +261,14 @@ def decoded(raw: bytes | None) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def _last_of(table: pa.Table) -> pa.Table:
+    """As many of the last rows as are kept; a copy, so that the others are let go."""
+    if table.num_rows <= KEPT_ROWS and table.nbytes <= KEPT_BYTES:
+        return table
+    rows = max(1, min(KEPT_ROWS, table.num_rows * KEPT_BYTES // max(table.nbytes, 1)))
+    return pa.concat_tables([table.slice(table.num_rows - rows).combine_chunks()]).take(pa.array(range(rows)))
 
 
 def receipt_of(tables: Sequence[pa.Table]) -> Receipt:

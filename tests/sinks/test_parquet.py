@@ -505,15 +505,15 @@ def test_a_run_that_fails_between_the_log_and_the_renames_loses_nothing(
     """The disk goes away in the middle of a commit: the batch is in the log, so the next run must give it its files."""
     ctx = arrowstream.StreamingContext()
     ctx.read.rate(1000, rows=50).write.parquet(tmp_path / "out")
-    replace = os.replace
+    link = os.link
 
     def gone(source: Path, target: Path) -> None:
         if Path(target).name.startswith("part-"):
             raise OSError("the disk is gone")
-        replace(source, target)
+        link(source, target)
 
     with monkeypatch.context() as broken:
-        broken.setattr(os, "replace", gone)
+        broken.setattr(os, "link", gone)
         with pytest.raises(SinkError, match="the disk is gone"):
             ctx.run(timeout=30)
     again = arrowstream.StreamingContext()

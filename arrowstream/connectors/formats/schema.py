@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import polars as pl
 import pyarrow as pa
 
+from arrowstream.connectors.plain import refuse_wide_integers
 from arrowstream.errors import PlanError, SourceError
 from arrowstream.names import check_names
 
@@ -71,6 +72,7 @@ def polars_schema(schema: SchemaLike) -> pl.Schema:
     for name, dtype in found.items():
         if dtype in (pl.Unknown, pl.Object):
             raise PlanError(f"column {name!r} of the schema has no type that can be read: {dtype}")
+    refuse_wide_integers(found)
     return found
 
 

@@ -170,10 +170,12 @@ def _exploded(node: WindowAggregate, rows: pl.LazyFrame, start: str, end: str) -
     early = pl.min_horizontal(low, high) - (period.longest + offset.longest + slack) // axis.step
     late = pl.max_horizontal(low, high) - (offset.longest - offset.months * 3 * _NANOSECONDS["d"] - slack) // axis.step
     named = timed.with_columns(_multiples(early, late, begins, axis).alias(start)).explode(start)
+    # Months from the begin of a month, whatever the offset: so each window of a month ends where the next begins.
+    lengths = (period, offset) if begins.months else (offset, period)
     named = named.with_columns(
         axis.later(pl.col(start), offset).alias(start),
         axis.later(axis.later(pl.col(start), begins), offset).alias(following),
-        axis.later(axis.later(pl.col(start), period), offset).alias(end),
+        axis.later(axis.later(pl.col(start), lengths[0]), lengths[1]).alias(end),
     )
     if windows.cumulate:
         size, length = every.whole // axis.step, period.whole // axis.step

@@ -189,7 +189,8 @@ def hunt(
         elif fault is not None:
             wrong.append(seed)
             least = smaller(case, seconds=shrink)
-            tell(f"--- program {seed}:\n{least}\n{fault_of(least)}")
+            found = fault_of(least) or f"not wrong each time; at first\n{case}\n{fault}"
+            tell(f"--- program {seed}:\n{least}\n{found}")
             if len(wrong) >= most:
                 break
         if done % 250 == 0:

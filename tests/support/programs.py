@@ -255,7 +255,7 @@ class Writer:
             codes += [f".select({kept!r})", f".drop({self.chance.choice(names)!r})"]
         if lists:
             name = self.chance.choice(lists)
-            codes += [f".explode({name!r})", f".with_columns({fresh}=pl.col({name!r}).list.sum())"]
+            codes += [f".explode({name!r})", f".with_columns({fresh}=pl.col({name!r}).list.len().cast(pl.Int64))"]
         ints = at.of("int")
         ordered = at.ordered
         if len(ints) > 1 and self.chance.random() < 0.3:

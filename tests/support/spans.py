@@ -62,6 +62,9 @@ _SECOND, _MILLISECOND = dt.timedelta(seconds=1), dt.timedelta(milliseconds=1)
 _US, _MS, _NS = "pl.Datetime('us')", "pl.Datetime('ms')", "pl.Datetime('ns')"
 
 
+_HOURS = ("1d", "2h", "3h", "6h", "12h", "30m", "90m", "1w")
+
+
 def _zoned(zone: str) -> tuple[pl.DataType, str]:
     return pl.Datetime("us", zone), f"pl.Datetime('us', {zone!r})"
 
@@ -75,6 +78,11 @@ SPANS: Sequence[Span] = (
     Span(*_zoned("UTC"), 20 * 60 * _SECOND, 20, "m", ("1h", "90m")),
     Span(*_zoned("Asia/Tokyo"), 6 * 3600 * _SECOND, 6, "h", ("1d", "2d", "1w")),
     Span(pl.Datetime("us"), _US, 7 * 3600 * _SECOND, 7, "h", ("1d", "12h", "1w", "1mo", "1q")),
+    # Over a change of clocks, of an hour and of half an hour.
+    Span(*_zoned("Europe/Paris"), 3600 * _SECOND, 1, "h", _HOURS, dt.datetime(2026, 3, 28)),
+    Span(*_zoned("Europe/Paris"), 3600 * _SECOND, 1, "h", _HOURS, dt.datetime(2026, 10, 24)),
+    Span(*_zoned("Australia/Lord_Howe"), 1800 * _SECOND, 30, "m", _HOURS, dt.datetime(2026, 4, 4)),
+    Span(*_zoned("Australia/Lord_Howe"), 1800 * _SECOND, 30, "m", _HOURS, dt.datetime(2026, 10, 3)),
     Span(pl.Date(), "pl.Date()", dt.timedelta(days=1), 1, "d", ("1w", "1mo", "2w")),
     Span(pl.Int64(), "pl.Int64()", 1, 1, "i"),
     Span(pl.Int32(), "pl.Int32()", 1, 1, "i"),

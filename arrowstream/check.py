@@ -18,7 +18,7 @@ from arrowstream import matching
 from arrowstream.blocks.block import BlockInfo
 from arrowstream.connectors.changes import Append, ChangeBatch, ChangeKind, Retract
 from arrowstream.connectors.sink import Committer, Guarantee, Receipt
-from arrowstream.errors import PlanError
+from arrowstream.errors import BatchError, PlanError
 from arrowstream.ids import BlockId
 from arrowstream.names import inner
 from arrowstream.oneshot.collect import collect
@@ -179,16 +179,19 @@ def _run_batch(
         made: list[TaskResult] = []
         for partition in partitions:
             mine = [block for block in blocks if block.ordinal % len(partitions) == partition.number]
-            made.append(
-                run_task(
-                    partition,
-                    TaskId(unit.id, batch, 0, stage, partition.number),
-                    mine if stage == 0 else [],
-                    lambda block: tables[block.info.id],
-                    lambda step, name, to=partition.number: parts[step, name, to],  # type: ignore[misc]
-                    Moment(batch, now, times.before, after),
+            try:
+                made.append(
+                    run_task(
+                        partition,
+                        TaskId(unit.id, batch, 0, stage, partition.number),
+                        mine if stage == 0 else [],
+                        lambda block: tables[block.info.id],
+                        lambda step, name, to=partition.number: parts[step, name, to],  # type: ignore[misc]
+                        Moment(batch, now, times.before, after),
+                    )
                 )
-            )
+            except BatchError as error:  # what was raised is what one who tries a pipeline wants to see
+                raise (error.__cause__ or error) from None
         if stage == 0:
             after = times.after(batch, [time for result in made for time in result.stats.times])
         for result in made:

@@ -254,7 +254,7 @@ class StreamFrame:
                 message = f"map_batches: the function failed on an empty frame ({type(error).__name__}: {error})"
                 raise PlanError(f"{message}; say what it gives: map_batches(function, schema={{...}})") from error
             if not isinstance(made, pl.DataFrame):
-                raise PlanError(f"map_batches: the function gave {kind_of(made)}, it must give a Polars DataFrame")
+                raise PlanError(f"map_batches: the function gave {kind_of(made)}, it must give a DataFrame")
             found = made.schema
         else:
             found = pl.Schema(schema)

@@ -87,7 +87,7 @@ def table(
     except Exception as error:
         raise PlanError(f"table: {text} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(rows, pl.DataFrame):
-        raise PlanError(f"table: {text} gave {kind_of(rows)}, it must give a Polars DataFrame")
+        raise PlanError(f"table: {text} gave {kind_of(rows)}, it must give a DataFrame")
     check_names(rows.columns, f"table: {text}")
     return Table(read if seconds is not None else FrameRead(rows), rows.schema, text, seconds)
 

@@ -109,16 +109,17 @@ def test_an_expression_that_fails_is_named_with_the_line_it_was_written_at(ctx: 
 @pytest.mark.parametrize("kind", ["map_elements", "map_groups", "table", "foreach_batch"])
 def test_every_function_of_the_user_is_named(ctx: StreamingContext, kind: str) -> None:
     """Wherever a function of one's own may stand, its line is told."""
-    armed = threading.Event()
+    armed: list[bool] = []
 
     def culprit(value: object, batch: int = 0) -> object:
-        if armed.is_set():
+        if armed:
             raise LookupError("no such account")
         return pl.DataFrame({"k": ["a"], "w": [1]}) if kind == "table" else value
 
     frame = ctx.read.memory(SCHEMA)
     match kind:
         case "map_elements":
+            armed.append(True)  # Polars pickles a function within an expression as it is now
             frame.select(pl.col("v").map_elements(culprit, return_dtype=pl.Int64)).write.memory("t")
         case "map_groups":
             frame.group_by("k").map_groups(culprit, schema=SCHEMA).write.memory("t")  # type: ignore[arg-type]
@@ -127,10 +128,10 @@ def test_every_function_of_the_user_is_named(ctx: StreamingContext, kind: str) -
             frame.join(table, on="k").write.memory("t")
         case "foreach_batch":
             frame.write.foreach_batch(culprit, name="accounts")  # type: ignore[arg-type]
-    armed.set()
+    armed.append(True)
     error = fail(ctx, frame, 1)
     assert "LookupError: no such account" in str(error)
-    assert error.line.endswith(" in culprit")
+    assert " in culprit" in error.line
     assert error.where
     assert error.batch_id == 0
     with pytest.raises(ars.ArrowStreamError, match="no such account"):

@@ -80,7 +80,7 @@ class MapBatchesOperator:
             point_at(error, at_fault(frame, self._function))
             raise
         if not isinstance(result, pl.DataFrame):
-            raise PlanError(f"map_batches: the function gave {kind_of(result)}, it must give a Polars DataFrame")
+            raise PlanError(f"map_batches: the function gave {kind_of(result)}, it must give a DataFrame")
         if result.schema != self._schema:
             raise PlanError(f"map_batches: the function gave {dict(result.schema)}, at first {dict(self._schema)}")
         return result

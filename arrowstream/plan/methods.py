@@ -159,7 +159,7 @@ def _cast(method: str, args: tuple[Any, ...], kwargs: dict[str, Any], schema: pl
 
 _ORDER = Refused("the position of a row depends on how the stream is cut", BY_SQL)
 _FEW = Refused(
-    "which rows are first depends on how the stream is cut",
+    "the position of a row depends on how the stream is cut",
     "top_k(k, by=...) for the best, preview(...) for a look, or an output asked by SQL: "
     "ctx.sql('SELECT * FROM rows LIMIT 10')",
 )

@@ -115,7 +115,7 @@ class MapGroups:
             point_at(error, group)
             raise
         if not isinstance(found, pl.DataFrame):
-            raise PlanError(f"map_groups: the function gave {kind_of(found)}, it must give a Polars DataFrame")
+            raise PlanError(f"map_groups: the function gave {kind_of(found)}, it must give a DataFrame")
         if found.schema != self.output:
             raise PlanError(f"map_groups: the function gave {dict(found.schema)}, the schema is {dict(self.output)}")
         return found

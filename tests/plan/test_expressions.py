@@ -211,10 +211,11 @@ def test_expansion_of_several_and_named() -> None:
 
 
 def test_wrong_expansions_are_plan_errors() -> None:
-    """Polars' own errors carry a plan of twenty lines; ours one sentence, with the cause chained."""
+    """Polars' own errors carry a plan of twenty lines; ours one sentence, and no chain behind it."""
     with pytest.raises(ColumnError, match=r"column 'bb' is not in the frame; it has: a, b.*did you mean 'b'") as caught:
         expand(SCHEMA, pl.col("bb") + 1)
-    assert isinstance(caught.value.__cause__, pl.exceptions.ColumnNotFoundError)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
     with pytest.raises(PlanError, match="different number of columns"):
         expand(SCHEMA, pl.col("a", "b") + pl.col("a", "b", "s"))
     with pytest.raises(PlanError, match="duplicate"):

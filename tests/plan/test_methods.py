@@ -183,7 +183,7 @@ def test_wrong_calls_fail_at_their_line() -> None:
         check_call("filter", (pl.col("ff") > 1,), {}, SCHEMA)
     with pytest.raises(PlanError) as caught:
         output_schema("select", (pl.col("a").str.len_bytes(),), {}, SCHEMA)
-    assert caught.value.__cause__ is not None
+    assert caught.value.__suppress_context__  # without the forty lines of its plan
     with pytest.raises(PlanError, match="'s' is String; compare"):
         check_call("filter", ("s",), {}, SCHEMA)
     with pytest.raises(PlanError, match="unexpected keyword"):

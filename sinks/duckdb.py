@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 import weakref
@@ -20,6 +21,7 @@ from arrowstream.connectors.database import IN_MEMORY, DatabaseHeldError, databa
 from arrowstream.connectors.paths import local_path
 from arrowstream.connectors.plain import plain_schema
 from arrowstream.connectors.sink import Guarantee, Receipt, Refused
+from arrowstream.connectors.space import with_space
 from arrowstream.connectors.view import DatabaseTable, TableView
 from arrowstream.errors import PlanError, SinkError, unknown_column
 from arrowstream.names import refuse_twins
@@ -142,13 +144,18 @@ class DuckDBCommitter:
         if self._file is not None:
             self._file.check()
         batch = handed_over(receipts)
+        size = sum(changes.rows.nbytes for changes in batch)
+        with_space(Path(self._key), lambda: self._commit(batch_id, batch), size)
+        self._fence.through(batch_id, receipts)
+
+    def _commit(self, batch_id: int, batch: Sequence[ChangeBatch]) -> None:
+        """Write the batch, or all of it that the table takes; a full disk is an `OSError`, and nothing is written."""
         with self._database() as cursor:
             try:
                 self._write(cursor, batch_id, batch)
             except duckdb.ConstraintException as error:
-                batch = self._without_refused(cursor, batch_id, batch, error)
-                self._write(cursor, batch_id, batch)
-        self._fence.through(batch_id, receipts)
+                taken = self._without_refused(cursor, batch_id, batch, error)
+                self._write(cursor, batch_id, taken)
 
     def _write(self, cursor: duckdb.DuckDBPyConnection, batch_id: int, batch: Sequence[ChangeBatch]) -> None:
         with _transaction(cursor):
@@ -208,6 +215,8 @@ class DuckDBCommitter:
             cure = "close it there, or write to another file; readers find it free between batches with lock='release'"
             raise SinkError(f"{error}: {cure}") from error
         except duckdb.Error as error:
+            if "No space left on device" in str(error):
+                raise OSError(errno.ENOSPC, str(error)) from error
             raise SinkError(f"{self._table} of {self._path!r} cannot be written: {error}") from error
 
     def abort(self, batch_id: int, receipts: Sequence[Receipt]) -> None:

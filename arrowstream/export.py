@@ -43,7 +43,7 @@ def _of_scalar(scalar: pa.Scalar) -> Any:
     try:
         return _value(scalar.as_py())
     except (ValueError, OverflowError, pa.ArrowException):  # beyond what Python's own types hold
-        return str(scalar)
+        return scalar.cast(pa.string()).as_py()
 
 
 def _value(value: Any) -> Any:

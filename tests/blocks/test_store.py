@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -63,3 +66,26 @@ def test_a_disk_that_cannot_be_written_is_no_broken_connection(tmp_path: Path) -
     store = BlockStore(BlockSettings(memory=1, spill=str(tmp_path / "gone")))
     with pytest.raises(SpillError, match=r"800 bytes cannot be spilled to .*gone"):
         store.put(BlockId("a"), TABLE)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a file system is mounted by root")
+def test_a_full_disk_holds_up_who_puts_until_a_block_is_dropped(tmp_path: Path) -> None:
+    """Blocks that are done make room for those that wait; meanwhile the store answers, and no block is lost."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    store = BlockStore(BlockSettings(memory=1, spill=str(tmp_path)))
+    first, second = ids("first", "second")
+    tables = [pa.table({"x": pa.array(range(start, start + 150_000), pa.int64())}) for start in (0, 1)]
+    try:
+        store.put(first, tables[0])
+        waiting = threading.Thread(target=store.put, args=(second, tables[1]))
+        waiting.start()
+        waiting.join(0.4)
+        assert waiting.is_alive()
+        assert store.get(first).equals(tables[0])
+        store.drop(first)
+        waiting.join(20)
+        assert store.get(second).equals(tables[1])
+    finally:
+        store.close()
+        subprocess.run(["umount", "-l", tmp_path], check=True)

@@ -1,4 +1,4 @@
-"""Dead letters: rows of any type are told as JSON."""
+"""Dead letters: rows of any type are told as JSON; a bounded sample is kept, and the exact count."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
-from arrowstream.schedule.deadletters import as_json
+from arrowstream.connectors.source import REJECT_SCHEMA
+from arrowstream.schedule.deadletters import KEPT_BYTES, KEPT_ROWS, DeadLetters, as_json, dead_letters, receipt_of
 
 VALUES: dict[str, tuple[Any, Any, Any]] = {
     "integer": (pl.Int64, 7, 7),
@@ -52,3 +54,21 @@ def test_each_type_alone_and_in_nests(kind: str) -> None:
         "deep": [{"x": [shown]}],
     }
     assert second == {"plain": None, "list": None, "array": None, "struct": None, "deep": []}
+
+
+def test_a_million_lines_of_garbage_do_not_fill_the_memory() -> None:
+    """A video is put where NDJSON is read: every line is counted, and the last ones can be looked at."""
+    letters = DeadLetters()
+    for batch in range(10):
+        raw = pa.array([b"x" * 200] * KEPT_ROWS, pa.large_binary())
+        columns = {"raw": raw, "reason": pa.array(["no JSON"] * KEPT_ROWS, pa.large_string())}
+        rejects = pa.table(
+            [columns.get(f.name, pa.nulls(KEPT_ROWS, f.type)) for f in REJECT_SCHEMA], schema=REJECT_SCHEMA
+        )
+        letters.commit([receipt_of([dead_letters(batch, "files", "a", rejects)])])
+    rows = letters.view().rows
+    kept = sum(table.num_rows for table in rows)
+    assert letters.total == 10 * KEPT_ROWS
+    assert 1_000 < kept <= KEPT_ROWS
+    assert sum(table.nbytes for table in rows) <= 1.1 * KEPT_BYTES
+    assert {batch for table in rows for batch in table["batch"].to_pylist()} == {9}

@@ -37,6 +37,8 @@ class Context(Protocol):
 _lock = threading.RLock()
 _running: list[Context] = []
 
+STOPPING: Final = "stopping: finishing what has arrived (Ctrl-C again to leave at once)"
+
 FLUSH_SECONDS: Final = 0.5
 """How long a process that leaves at once waits for what it has printed to be taken."""
 
@@ -179,7 +181,7 @@ class _Signals:
     def say_stopping(self) -> None:
         """That Ctrl-C has been heard, where no handler of ours has said it."""
         if self._first is None:
-            say("stopping: finishing what has arrived (Ctrl-C again to leave at once)")
+            say(STOPPING)
 
     @property
     def heard(self) -> bool:
@@ -192,8 +194,8 @@ class _Signals:
             signal.default_int_handler(number, frame)
         if self._first is not None:
             leave_at_once(128 + number)
-        self.say_stopping()
-        self._first = number
+        self._first = number  # before anything is said: the second one may come in the middle of that
+        say(STOPPING)
         raise KeyboardInterrupt
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,7 @@ import arrowstream
 from arrowstream import StreamingContext
 from arrowstream.check import run_pieces
 from arrowstream.cluster.local import LocalCluster
+from arrowstream.connectors.changes import Append
 from arrowstream.settings import BlockSettings, ClusterSettings, Settings
 
 
@@ -94,6 +96,37 @@ def two_workers() -> Iterator[LocalCluster]:
 def test_the_law_holds_on_two_workers(two_workers: LocalCluster, data: st.DataObject) -> None:
     """The script outgrows one process; rows are exchanged by key, and nobody can tell."""
     run(StreamingContext(batch_interval="10s", cluster=two_workers), data)
+
+
+@given(st.data())
+@settings(max_examples=25)
+def test_the_law_holds_in_outputs_asked_by_sql(data: st.DataObject) -> None:
+    """The same numbers, whoever asks for them: `ctx.sql` while it runs, and `connect` when the program is over."""
+    names = data.draw(st.permutations(lawful.ODD_NAMES), label="names")
+    renamed = dict(zip(lawful.SCHEMA, names, strict=False))
+    schema = pl.Schema({renamed[name]: dtype for name, dtype in lawful.SCHEMA.items()})
+    rows = data.draw(lawful.frames(), label="rows").rename(renamed)
+    with tempfile.TemporaryDirectory() as place:
+        ctx = StreamingContext(batch_interval="10s", block_interval="10ms")
+        frame = ctx.read.memory(schema)
+        pipeline = data.draw(lawful.pipelines(frame), label="pipeline")
+        whole = "append" if isinstance(pipeline.frame.kind, Append) else "complete"
+        pipeline.frame.write.parquet(f"{place}/files", mode=whole)
+        pipeline.frame.write.duckdb(f"{place}/tables.duckdb", table="answer")
+        with ctx:
+            ctx.start()
+            for piece in cut(data, rows, most=3):
+                frame.source.send(piece)
+                ctx.process_all_available(timeout=60)
+            found = [ctx.sql(f"FROM {table}").pl() for table in ("files", "answer") if rows.height]
+        if rows.is_empty():
+            return
+        for path, table in ((place, "files"), (f"{place}/tables.duckdb", "answer")):
+            with arrowstream.connect(path) as outputs:
+                found.append(outputs.sql(f"FROM {table}").pl())
+    oracle = pipeline.oracle(rows)
+    for answer in found:
+        lawful.assert_same_rows(answer.cast(dict(pipeline.frame.schema)), oracle)  # type: ignore[arg-type]
 
 
 @given(left=lawful.frames(20), right=lawful.frames(20), data=st.data())

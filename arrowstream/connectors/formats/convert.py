@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +92,13 @@ def convert_each(column: pa.Array, target: pa.DataType, spelling: Spelling = USU
             return False
         return True
 
-    suspect = _suspects(text, target) if len(text) > 64 else np.ones(len(text), np.bool_)
+    suspect = np.ones(len(text), np.bool_)
+    if len(text) > 64:
+        suspect = _suspects(text, target)
+        hopeless = suspect & _hopeless(text, target)
+        bad.update((row, _reason(column[row].as_py(), target, "")) for row in np.flatnonzero(hopeless).tolist())
+        suspect &= ~hopeless
+        text = pc.if_else(pa.array(~hopeless), text, pa.scalar(None, text.type)) if hopeless.any() else text
     single_out(np.flatnonzero(suspect).tolist(), converts, 1)
     single_out(np.flatnonzero(~suspect).tolist(), converts, len(text))
     keep = np.ones(len(text), np.bool_)
@@ -152,6 +159,31 @@ def _overflows(text: pa.Array, numbers: pa.Array) -> bool:
     if not pc.any(infinite).as_py():
         return False
     return not pc.all(pc.match_substring(text.filter(infinite), "inf", ignore_case=True)).as_py()
+
+
+_NUMBER = r"0x[0-9a-f]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?|nan(?:\(.*\))?"
+_LOOKS_LIKE: Final = {
+    "number": rf"(?i)^\s*[+-]?(?:{_NUMBER})\s*$",
+    "time": r"^\s*[+-]?[0-9]{4,}-",
+    "Boolean": r"(?i)^\s*(?:true|false|t|f|yes|no|y|n|on|off|1|0)\s*$",
+}
+"""What Arrow may make a value of, and more."""
+
+
+def _hopeless(column: pa.Array, target: pa.DataType) -> npt.NDArray[np.bool_]:
+    """The rows that nobody would make a value of the type of, so that they need not be tried: each try costs 15 us, and
+    a source may send nothing else."""
+    if not pa.types.is_large_string(column.type):
+        return np.zeros(len(column), np.bool_)
+    if pa.types.is_boolean(target):
+        kind = "Boolean"
+    elif pa.types.is_timestamp(target) or pa.types.is_date32(target):
+        kind = "time"
+    elif pa.types.is_integer(target) or pa.types.is_floating(target) or pa.types.is_decimal(target):
+        kind = "number"
+    else:
+        return np.zeros(len(column), np.bool_)
+    return (~pl.Series(column).str.contains(_LOOKS_LIKE[kind])).fill_null(False).to_numpy()
 
 
 _TIME = r"^\d{4}-\d\d-\d\d(?:[T ]\d\d(?::?\d\d(?::?\d\d(?:\.\d{1,9})?)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?$"

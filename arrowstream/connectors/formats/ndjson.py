@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -273,6 +273,7 @@ def _blame(line: bytes, schema: pa.Schema, reason: str) -> str:
     return reason
 
 
+@lru_cache(maxsize=4096)  # a source that sends no JSON is refused a million times for the same few reasons
 def _reason(message: str) -> str:
     """What msgspec or Arrow says of a line, in words for who sent it."""
     if found := re.fullmatch(r"Expected `(.+?)`(.*) - at `\$\.(.*)`", message):

@@ -110,8 +110,8 @@ def test_the_law_holds_in_outputs_asked_by_sql(data: st.DataObject) -> None:
         ctx = StreamingContext(batch_interval="10s", block_interval="10ms")
         frame = ctx.read.memory(schema)
         pipeline = data.draw(lawful.pipelines(frame), label="pipeline")
-        whole = "append" if isinstance(pipeline.frame.kind, Append) else "complete"
-        pipeline.frame.write.parquet(f"{place}/files", mode=whole)
+        grows = isinstance(pipeline.frame.kind, Append)
+        pipeline.frame.write.parquet(f"{place}/files", mode="append" if grows else "complete")
         pipeline.frame.write.duckdb(f"{place}/tables.duckdb", table="answer")
         with ctx:
             ctx.start()

@@ -40,9 +40,8 @@ def main() -> None:
 
         ctx = ars.StreamingContext(batch_interval="250ms", workers=options.workers)
         orders = ctx.read.socket(server.address, format="ndjson", schema=ORDER, name="orders")
-        revenue = orders.group_by("shop").agg(orders=pl.len(), revenue=pl.col("price").sum().round(2))
         orders.write.parquet(into / "orders")
-        revenue.write.duckdb(into / "revenue.duckdb", table="revenue")
+        revenue_of(orders).write.duckdb(into / "revenue.duckdb", table="revenue")
 
         with ctx:
             ctx.start()
@@ -59,6 +58,11 @@ def main() -> None:
     print(ctx.progress)
     print("\nthe outputs are plain files, for any reader, and for the command line:")
     print(f"  arrowstream sql --at {into} 'SELECT shop, count(*) FROM orders GROUP BY shop'")
+
+
+def revenue_of(orders: ars.StreamFrame) -> ars.StreamFrame:
+    """Orders and revenue of each shop."""
+    return orders.group_by("shop").agg(orders=pl.len(), revenue=pl.col("price").sum().round(2))
 
 
 def feed(server: LineServer, seconds: float) -> None:

@@ -28,13 +28,7 @@ def main() -> None:
 
         ctx = ars.StreamingContext(batch_interval=options.batch_interval, workers=options.workers)
         lines = ctx.read.socket(options.address or server.address)
-        counts = (
-            lines.select(pl.col("line").str.split(" ").alias("word"))
-            .explode("word")
-            .group_by("word")
-            .agg(pl.len().alias("count"))
-        )
-        counts.write.memory("counts")
+        word_counts(lines).write.memory("counts")
 
         with ctx:
             first = threading.Event()
@@ -47,6 +41,16 @@ def main() -> None:
             ctx.stop()
         print(ctx.sql("SELECT word, count FROM counts ORDER BY count DESC, word LIMIT 10"))
         print(ctx.progress)
+
+
+def word_counts(lines: ars.StreamFrame) -> ars.StreamFrame:
+    """Each word, and how often it has come."""
+    return (
+        lines.select(pl.col("line").str.split(" ").alias("word"))
+        .explode("word")
+        .group_by("word")
+        .agg(pl.len().alias("count"))
+    )
 
 
 def feed(server: LineServer, seconds: float) -> None:

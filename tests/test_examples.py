@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
+from apart import source
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import arrowstream
+from arrowstream import StreamFrame
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -103,6 +111,39 @@ def test_orders_go_to_parquet_and_duckdb(tmp_path: Path, workers: str) -> None:
         assert len(outputs.sql(command[1])) == 5
         ((same,),) = outputs.sql("SELECT (SELECT count(*) FROM orders) = (SELECT sum(orders) FROM revenue)").fetchall()
         assert same
+
+
+def function_of(example: str, name: str) -> Callable[[StreamFrame], StreamFrame]:
+    """A pipeline of an example, without running it."""
+    found: Callable[[StreamFrame], StreamFrame] = runpy.run_path(str(EXAMPLES / example), run_name="read")[name]
+    return found
+
+
+@given(st.lists(st.text(st.sampled_from("ab \n"), max_size=8), max_size=12), st.integers(0, 99))
+@settings(max_examples=20)
+def test_the_word_count_is_that_of_the_lines(texts: list[str], seed: int) -> None:
+    """Any lines, cut anywhere: blanks and empty ones too."""
+    lines = pl.DataFrame({"line": texts}, schema={"line": pl.String})
+    counts = function_of("wordcount.py", "word_counts")(source(schema=lines.schema))
+    counts.check(lines, seed=seed)
+    found = dict(counts.collect(lines).iter_rows())
+    assert found == Counter(word for text in texts for word in text.split(" "))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["Oslo", "Lima", None]), st.none() | st.integers(-999, 9999)), max_size=20))
+@settings(max_examples=20)
+def test_the_revenue_is_that_of_the_orders(sold: list[tuple[str | None, int | None]]) -> None:
+    """Any orders, cut anywhere: without a shop and without a price too."""
+    schema = {"shop": pl.String, "price": pl.Float64}
+    orders = pl.DataFrame([(shop, None if p is None else p / 100) for shop, p in sold], schema=schema, orient="row")
+    revenue = function_of("orders.py", "revenue_of")(source(schema=orders.schema))
+    revenue.check(orders)
+    shops = {shop for shop, _ in sold}
+    found = {shop: (n, cents) for shop, n, cents in revenue.collect(orders).iter_rows()}
+    assert found == {
+        shop: (sum(s == shop for s, _ in sold), pytest.approx(sum(p or 0 for s, p in sold if s == shop) / 100))
+        for shop in shops
+    }
 
 
 def test_orders_want_a_new_directory(tmp_path: Path) -> None:

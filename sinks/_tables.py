@@ -7,7 +7,7 @@ table (O'Neil et al., The log-structured merge-tree, 1996).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any, Final, Protocol
 
@@ -23,6 +23,7 @@ from arrowstream.pieces import worth_merging
 
 WEIGHT: Final = inner("weights")
 _FAN_IN = 16
+_LOGGED = 256  # so that less than one commit in a hundred waits for a merge
 _LARGE = 1 << 20
 _SMALL = 1 << 16
 
@@ -113,7 +114,7 @@ class _Log:
             self._log_rows += rows
             self._seen = None
             grown = self._log_rows > max(self._base.height, _SMALL)
-            many = not grown and worth_merging([_rows(each) for each in self._log]) is not None
+            many = not grown and len(self._log) >= _LOGGED
         if grown or many:
             with self._merging:
                 self._merge_log() if grown else self._shorten_log()
@@ -133,7 +134,7 @@ class _Log:
     def _shorten_log(self) -> None:
         """Make one of the small batches at the end of the log. Only a merge shortens it, so it is still there."""
         with self._lock:
-            start = worth_merging([_rows(each) for each in self._log])
+            start = worth_merging([_rows(each) for each in self._log], _LOGGED)
             if start is None:
                 return
             some = self._log[start:]
@@ -191,8 +192,7 @@ class KeyedRows(_Log):
 
     def _touched(self, log: list[Sequence[ChangeBatch]]) -> pl.DataFrame:
         """The last that was said of each key."""
-        batches = [batch for changes in log for batch in deletions_first(changes)]
-        return newest(pl.concat(batches), self._keys)
+        return newest(_laid_out(log, deletions_first), self._keys)
 
 
 class RowMultiset(_Log):
@@ -206,10 +206,20 @@ class RowMultiset(_Log):
         return net(pl.concat([base, *(weighted(changes) for batch in log for changes in batch)]))
 
     def _together(self, log: list[Sequence[ChangeBatch]]) -> Sequence[ChangeBatch]:
-        return self._as_batch(net(pl.concat([weighted(changes) for batch in log for changes in batch])))
+        return self._as_batch(net(_laid_out(log, lambda batch: [weighted(changes) for changes in batch])))
 
     def _shown(self, base: pl.DataFrame) -> pl.DataFrame:
         return repeated(base)
+
+
+def _laid_out(
+    log: Sequence[Sequence[ChangeBatch]], rows_of: Callable[[Sequence[ChangeBatch]], list[pl.DataFrame]]
+) -> pl.DataFrame:
+    """The weighted rows of batches, one after the other; at once where none is taken back."""
+    every = [changes for batch in log for changes in batch]
+    if all(changes.weights is None for changes in every):
+        return weighted(ChangeBatch(pa.concat_tables([changes.rows for changes in every])))
+    return pl.concat([frame for batch in log for frame in rows_of(batch)])
 
 
 def _rows(batch: Sequence[ChangeBatch]) -> int:

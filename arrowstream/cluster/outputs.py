@@ -49,6 +49,11 @@ class Outputs:
         self._retries = [
             committer.retries if isinstance(committer, SupportsRetries) else COMMIT_RETRIES for committer in committers
         ]
+        self._refusing = [
+            (name, committer)
+            for name, committer in zip(self._names, committers, strict=True)
+            if isinstance(committer, SupportsRefused)
+        ]
         self._begun: set[int] = set()
         self.at: str | None = None
         """The name of the output that takes in a batch at this moment."""
@@ -92,9 +97,8 @@ class Outputs:
             for output, receipt in task.receipts.items()
             for refused in receipt.refused
         ]
-        for name, committer in zip(self._names, self._committers, strict=True):
-            if isinstance(committer, SupportsRefused):
-                found += [(name, refused) for refused in committer.refused()]
+        for name, committer in self._refusing:
+            found += [(name, refused) for refused in committer.refused()]
         return found
 
     def abort(self, batch_id: int, done: Sequence[TaskDone]) -> None:

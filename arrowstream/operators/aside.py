@@ -38,8 +38,7 @@ class SetAside:
 
     def process(self, inputs: Sequence[Parts], moment: Moment) -> Changes:
         changes = self._inner.process(inputs, moment)
-        added = changes.added.collect()
-        removed = None if changes.removed is None else changes.removed.collect()
+        added, removed = changes.frames()
         if added[TOO_LARGE].null_count() < added.height:
             over = added[TOO_LARGE].is_not_null()
             aside, added = rows_where(added, over), rows_where(added, ~over)

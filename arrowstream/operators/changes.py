@@ -28,13 +28,15 @@ class Changes:
     removed: pl.LazyFrame | None = None
     rows: int | None = None
     """About how many rows they are made from, where that is known: by it the engine is chosen."""
+    held: tuple[pl.DataFrame, pl.DataFrame | None] | None = None
+    """The two sides where they are no longer lazy: to collect a frame that is there costs 0.1 ms."""
 
     @classmethod
     def of(cls, added: pl.DataFrame, removed: pl.DataFrame | None = None) -> Changes:
         """Changes that are no longer lazy."""
         if removed is None:
-            return cls(added.lazy(), rows=added.height)
-        return cls(added.lazy(), removed.lazy(), added.height + removed.height)
+            return cls(added.lazy(), None, added.height, (added, None))
+        return cls(added.lazy(), removed.lazy(), added.height + removed.height, (added, removed))
 
     def map(self, function: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Changes:
         """The same row-local function over both sides."""
@@ -42,15 +44,22 @@ class Changes:
 
     def collect(self) -> Changes:
         """Run what is still lazy, so that several readers share one result."""
+        return self if self.held is not None else Changes.of(*self.frames())
+
+    def frames(self) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+        """The rows of both sides."""
+        if self.held is not None:
+            return self.held
         if self.removed is None:
-            return Changes.of(self.added.collect(engine=engine(self.rows)))
-        return Changes.of(*pl.collect_all([self.added, self.removed], engine=engine(self.rows)))
+            return self.added.collect(engine=engine(self.rows)), None
+        added, removed = pl.collect_all([self.added, self.removed], engine=engine(self.rows))
+        return added, removed
 
     def to_batch(self, schema: pa.Schema | None = None) -> ChangeBatch:
         """For a sink: removed rows first, as a row that is replaced goes before it comes."""
-        if self.removed is None:
-            return ChangeBatch(to_arrow(self.added.collect(engine=engine(self.rows))))
-        added, removed = pl.collect_all([self.added, self.removed], engine=engine(self.rows))
+        added, removed = self.frames()
+        if removed is None:
+            return ChangeBatch(to_arrow(added))
         weights = np.concatenate([np.full(removed.height, -1, np.int64), np.ones(added.height, np.int64)])
         return ChangeBatch(to_arrow(pl.concat([removed, added])), pa.array(weights))
 

@@ -95,8 +95,8 @@ def test_small_changes_do_not_add_up(rows: int) -> None:
         log.compact()
         assert log.version == version
         most = max(most, len(log.tables()))
-    assert most <= 18
-    assert sum(part.num_rows for part in log.tables()) <= 32 * rows
+    assert most <= 64 + 2
+    assert sum(part.num_rows for part in log.tables()) <= 128 * rows
     replica = KeyedTable(KEYS, VALUES)
     log.discard_after(2000)
     replica.restore(log.tables())
